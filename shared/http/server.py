@@ -7,6 +7,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import Callable, Generator
+from pathlib import Path
 
 import uvicorn
 
@@ -21,7 +22,10 @@ KEEP_ALIVE_S = 75
 READY_LOOK_S = 0.05
 """How often a process with a shared port looks whether it is ready."""
 UNREADY_S = 10.0
-"""How long it waits, and then looks each time, before it serves a port that nobody serves."""
+"""How long it waits, and then looks each time, before it serves a port that nobody serves; and how
+often, while it serves one, whether another process had better do so alone."""
+LISTENS = "0A"
+"""State of a listening socket in the kernel's tables."""
 
 
 class _Server(uvicorn.Server):
@@ -65,7 +69,8 @@ async def serve(
     `shared_port` is one that other processes of this user serve too (SO_REUSEPORT). It is opened
     once the function says that this process is ready: from then on it gets its share of clients.
     Where no process is, it is opened after UNREADY_S: clients get the refusal that says why, as a
-    port that is closed looks like a dead machine.
+    port that is closed looks like a dead machine. A process that is not ready closes it, and the
+    connections that it has there, once it sees that another one serves it.
 
     Raises:
         SystemExit: a port cannot be taken.
@@ -80,10 +85,12 @@ async def serve(
         group.create_task(_serve(for_operators(app), host=host, port=operations_port, stop=stop))
 
 
-async def _may_open(host: str, port: int, ready: Callable[[], bool], stop: asyncio.Event) -> bool:
+async def _may_open(
+    host: str, port: int, ready: Callable[[], bool], stop: asyncio.Event, look_in_s: float
+) -> bool:
     """Wait until a process may open a shared port; False where it is to stop before that."""
     now = asyncio.get_running_loop().time
-    look_at = now() + UNREADY_S
+    look_at = now() + look_in_s
     while not ready() and not stop.is_set():
         if now() >= look_at:
             if not await _is_served(host, port):
@@ -93,6 +100,25 @@ async def _may_open(host: str, port: int, ready: Callable[[], bool], stop: async
             async with asyncio.timeout(READY_LOOK_S):
                 await stop.wait()
     return not stop.is_set()
+
+
+async def _had_better_close(port: int, ready: Callable[[], bool]) -> None:
+    """Wait until this process is not ready while another one serves its port, too."""
+    while True:
+        await asyncio.sleep(UNREADY_S)
+        if not ready() and _listeners(port) > 1:
+            return
+
+
+def _listeners(port: int) -> int:
+    """How many sockets listen on a TCP port; 0 where the system does not say."""
+    found = 0
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/self/net", table).read_text().splitlines()[1:]:
+                _, local, _, state, _ = line.split(maxsplit=4)
+                found += state == LISTENS and int(local.rpartition(":")[2], 16) == port
+    return found
 
 
 async def _is_served(host: str, port: int) -> bool:
@@ -124,9 +150,28 @@ async def _serve(
     stop: asyncio.Event,
     shared: Callable[[], bool] | None = None,
 ) -> None:
-    if shared is not None and not await _may_open(host, port, shared, stop):
+    if shared is None:
+        await _serve_until(app, host, port, asyncio.create_task(stop.wait()))
         return
-    sockets = [_shared_socket(host, port)] if shared is not None else None
+    look_in_s = UNREADY_S
+    while await _may_open(host, port, shared, stop, look_in_s):
+        ends = (
+            asyncio.create_task(stop.wait()),
+            asyncio.create_task(_had_better_close(port, shared)),
+        )
+        await _serve_until(app, host, port, *ends, listening=[_shared_socket(host, port)])
+        # Where all closed it at once, the first to look opens it again.
+        look_in_s = 0.0
+
+
+async def _serve_until(
+    app: AsgiApp,
+    host: str,
+    port: int,
+    *ends: asyncio.Task[object],
+    listening: list[socket.socket] | None = None,
+) -> None:
+    """Serve until one of some tasks ends, which are cancelled then."""
     config = uvicorn.Config(
         app,
         http=HeadLimitProtocol,
@@ -141,9 +186,9 @@ async def _serve(
         timeout_graceful_shutdown=STOP_TIMEOUT_S,
     )
     server = _Server(config)
-    serving = asyncio.create_task(server.serve(sockets))
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+    serving = asyncio.create_task(server.serve(listening))
+    await asyncio.wait((serving, *ends), return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
-    stopping.cancel()
+    for end in ends:
+        end.cancel()
     await serving

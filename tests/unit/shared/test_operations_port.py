@@ -135,6 +135,47 @@ async def test_a_shared_port_of_which_no_process_is_ready_says_so(
     await asyncio.gather(first, second)
 
 
+async def test_a_process_that_is_not_ready_leaves_a_shared_port_to_one_that_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "UNREADY_S", 0.1)
+    port, stop = free_ports(["clients"])["clients"], asyncio.Event()
+    ready = {1: asyncio.Event(), 2: asyncio.Event()}
+
+    def process(number: int) -> asyncio.Task[None]:
+        async def app(_: Scope, __: Receive, send: Send) -> None:
+            await respond(
+                send, 200 if ready[number].is_set() else 503, b"%d" % number, b"text/plain"
+            )
+
+        return asyncio.create_task(
+            serve(app, host="127.0.0.1", port=port, stop=stop, shared_port=ready[number].is_set)
+        )
+
+    async def answers(http: httpx.AsyncClient) -> str:
+        try:
+            return (await http.get("/")).text
+        except httpx.TransportError:
+            return ""
+
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as kept:
+        first = process(1)
+        await eventually(lambda: answers(kept), "the port")
+        second = process(2)
+        ready[2].set()
+
+        async def by_the_second() -> bool:
+            async with httpx.AsyncClient(base_url=str(kept.base_url)) as fresh:
+                return {await answers(fresh), await answers(kept)} == {"2"}
+
+        await eventually(by_the_second, "a connection that the first had is the second's")
+        assert server._listeners(port) == 1
+        ready[1].set()
+        await eventually(lambda: server._listeners(port) == 2, "the first serves again")
+    stop.set()
+    await asyncio.gather(first, second)
+
+
 async def test_a_process_that_is_never_ready_stops() -> None:
     ports, stop = free_ports(["clients"]), asyncio.Event()
     app = OperationsApp(Health(), CollectorRegistry(), answered)
