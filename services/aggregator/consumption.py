@@ -100,7 +100,10 @@ class Consumption:
             # By turns: a batch is written for all partitions at once, and is best if all fill it.
             for start in range(0, max(map(len, fetched.values())), SLICE_EVENTS):
                 for records in fetched.values():
-                    for record in records[start : start + SLICE_EVENTS]:
+                    turn = records[start : start + SLICE_EVENTS]
+                    if self._texts is not None:
+                        await self._texts.prefetch(turn)
+                    for record in turn:
                         await self._fold_record(record)
                     await asyncio.sleep(0)
         except (AggregatorError, LogUnavailable) as error:

@@ -6,7 +6,8 @@ only between two batches. What was counted stays in clear: an erased person's fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import orjson
@@ -14,13 +15,22 @@ import orjson
 from services.aggregator.codec import SourceRecord
 from services.aggregator.rows import kind_of
 from services.aggregator.writer import Write
+from shared.contracts.subject import subjects_in
 from shared.kafka.envelope import headers_of
 from shared.kafka.event_texts import ENCRYPTED_TOPICS, encrypted, opened
 from shared.kafka.user_key_issuer import UserKeyIssuer
-from shared.text_encryption import FIELD, decrypt_texts, is_encrypted
+from shared.text_encryption import (
+    FIELD,
+    TextsUnreadable,
+    decrypt_texts,
+    is_encrypted,
+    key_ids_in,
+)
 
 BODY, RIVAL, RIVAL_BODY = 3, 16, 3
 """Places in a stored entry, behind its name (see rows.FeedbackEntry)."""
+LONG_AGO_MS = 1
+"""A key that is missing is looked for on the topic where its record is opened, not before."""
 
 
 class PersonalTexts:
@@ -49,6 +59,33 @@ class PersonalTexts:
     async def close(self) -> None:
         """Stop following the keys."""
         await self._keys.close()
+
+    async def prefetch(self, records: Sequence[SourceRecord]) -> None:
+        """Read together, in a thread, the keys that records and their rows need.
+
+        One by one each record would wait for a thread, and each row for the disk.
+
+        Raises:
+            LogUnavailable: the keys cannot be read.
+        """
+        bodies: list[tuple[dict[str, Any], list[str]]] = []
+        for value in (record.value for record in records):
+            # Whoever opens it says what is wrong with it.
+            with contextlib.suppress(orjson.JSONDecodeError, TextsUnreadable):
+                if value is not None and is_encrypted(value):
+                    body = orjson.loads(value)
+                    bodies.append((body, key_ids_in(body)))
+        if not bodies:
+            return
+        key_ids = {key_id for _, ids in bodies for key_id in ids}
+        found = await self._keys.find(key_ids, written_ms=LONG_AGO_MS)
+        people = {
+            subject: str(body.get("tenant", ""))
+            for body, ids in bodies
+            if found.keys() >= set(ids)  # whose key is destroyed gets no other
+            for subject in subjects_in(body)
+        }
+        await self._keys.find_of(people)
 
     async def opened(self, record: SourceRecord) -> bytes | None:
         """A record's value with its texts.

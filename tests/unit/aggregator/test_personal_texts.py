@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import cast
 
 import orjson
 import pytest
 
+from services.aggregator.codec import SourceRecord
 from services.aggregator.fold import FoldRules
 from services.aggregator.join import fold_feedback, fold_interaction
 from services.aggregator.pairs import fold_rated
@@ -17,13 +20,14 @@ from services.aggregator.writer import Write
 from shared.contracts.events.feedback import FeedbackType
 from shared.contracts.events.rated import RatedAnswer
 from shared.contracts.subject import subject_of
-from shared.contracts.topics import EXAMPLES, QUALITY, USER_KEYS
+from shared.contracts.topics import EXAMPLES, INTERACTIONS, QUALITY, USER_KEYS
 from shared.kafka import user_key_upkeep
 from shared.kafka.envelope import encode
 from shared.kafka.log import EventLog, LogUnavailable
 from shared.kafka.user_key_issuer import UserKeyIssuer
 from shared.kafka.user_key_upkeep import UserKeyDestroyer
 from shared.testing.log import MemoryLog
+from shared.text_encryption import DataKey
 from tests.support.aggregator import UP, at, feedback, interaction, source_record
 
 RULES = FoldRules()
@@ -112,6 +116,49 @@ async def test_outputs_about_people_are_closed_and_figures_are_not() -> None:
     other = PersonalTexts(issuer(brokers))
     assert await other.opened(closed) == event.to_json()
     await other.close()
+
+
+async def test_keys_of_a_turn_are_read_together_and_never_on_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    brokers = MemoryLog()
+    writer = PersonalTexts(issuer(brokers))
+    events = [interaction(f"t{n}", user=f"user-{n}", prompt=SECRET) for n in range(20)]
+    records: list[SourceRecord] = []
+    for offset, event in enumerate(events):
+        headers = encode(event, source="/test", event_id=event.trace_id, time=at(0.0))
+        written = writer.encrypted(Write(INTERACTIONS, None, b"t", event.to_json(), headers))
+        record = source_record(INTERACTIONS, 0, offset, event)
+        records.append(replace(record, value=written.value, headers=headers))
+    await writer.acknowledged()
+    await UserKeyDestroyer(cast("EventLog", brokers)).destroy([subject_of("acme", "user-0")])
+
+    keys = issuer(brokers)
+    texts = PersonalTexts(keys)
+    await texts.ready()
+    readers: list[int] = []
+    read, read_of = keys._read, keys._read_of
+
+    def noting_read(key_ids: Iterable[str]) -> dict[str, bytes | None]:
+        readers.append(threading.get_ident())
+        return read(key_ids)
+
+    def noting_read_of(subjects: Iterable[str]) -> dict[str, DataKey]:
+        readers.append(threading.get_ident())
+        return read_of(subjects)
+
+    monkeypatch.setattr(keys, "_read", noting_read)
+    monkeypatch.setattr(keys, "_read_of", noting_read_of)
+    await texts.prefetch([*records, replace(records[0], value=(records[0].value or b"")[:-5])])
+    assert len(readers) == 2
+    assert threading.get_ident() not in readers
+    for event, record in zip(events[1:], records[1:], strict=True):
+        assert await texts.opened(record) == event.to_json()
+        row = fold_interaction(None, event, event.to_json(), 0, RULES).row
+        texts.close_row(trace_key(0, "acme", event.trace_id), row.encode())
+    assert len(readers) == 2
+    assert not keys._pending, "whose key is destroyed gets no other"
+    await texts.close()
 
 
 async def test_a_row_whose_key_was_changed_is_no_erased_person_s() -> None:
