@@ -30,6 +30,8 @@ READ_BYTES = 1024 * 1024
 """What an answer's reader may leave unread before the connection stops reading (backpressure)."""
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """Of a body that is read whole."""
+MAX_HEAD_BYTES = 64 * 1024
+"""Of a response's head, and of what follows a body without being of it."""
 PORTS = {"http": 80, "https": 443}
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 
@@ -43,7 +45,7 @@ class ConnectionLost(OSError):
 
 
 class EngineAnswerTooLarge(OSError):
-    """The engine sent more than MAX_ANSWER_BYTES for one whole answer."""
+    """The engine sent more than MAX_ANSWER_BYTES for one whole answer, or MAX_HEAD_BYTES of head."""
 
 
 class AttemptDeadlines(NamedTuple):
@@ -77,6 +79,7 @@ class HttpResponse:
 
         Raises:
             ConnectionLost: the connection ended. TimeoutError: a deadline passed.
+            EngineAnswerTooLarge: it is over MAX_HEAD_BYTES.
 
         """
         while not self.status:
@@ -160,6 +163,8 @@ class EngineConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._response: HttpResponse | None = None
         self._framed = self._keep_alive = self._ended = self._paused = False
+        self._no_body = 0
+        """Bytes since the last that were of a body."""
         self._total_until = self._until = math.inf
         self._part_s: float | None = None
         self._due = math.inf
@@ -170,6 +175,7 @@ class EngineConnection(asyncio.Protocol):
         assert self._transport is not None
         response = self._response = HttpResponse(self)
         self._framed = False
+        self._no_body = 0
         now = self.loop.time()
         self._total_until, self._part_s = now + deadlines.total_s, deadlines.part_s
         self._wait_until(self._next_until(now))
@@ -221,6 +227,8 @@ class EngineConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse a part of the answer."""
+        # Counted before parsing: what is of a body sets it back.
+        self._no_body += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -228,6 +236,9 @@ class EngineConnection(asyncio.Protocol):
             return
         if self._ended:
             self._finish()
+        elif self._no_body > MAX_HEAD_BYTES:
+            # The parser holds a header until its end, however long that is.
+            self._fail(EngineAnswerTooLarge(f"a head or trailer is over {MAX_HEAD_BYTES} bytes"))
         elif self._part_s is not None:
             self._until = self._next_until(self.loop.time())
 
@@ -251,6 +262,7 @@ class EngineConnection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         """A piece of the body, without its framing."""
         assert self._response is not None
+        self._no_body = 0
         if not self._response.feed(body) and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()

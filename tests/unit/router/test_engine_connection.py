@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from services.router.engine_connection import (
     AttemptDeadlines,
     ConnectFailed,
     ConnectionLost,
+    EngineAnswerTooLarge,
     EngineConnection,
     EnginePool,
     header_lines,
@@ -252,6 +253,45 @@ async def test_a_deadline_ends_the_request_and_its_connection(
             await ask(pool, deadlines)
         assert await ask(pool) == b"ok"
     assert engine.connections == 2
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 200 OK\r\nx: ",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx: ",
+    ],
+    ids=["headers", "one header", "a trailer"],
+)
+async def test_a_head_without_end_is_read_to_its_limit(begun: bytes) -> None:
+    poured = 0
+
+    class Endless(ScriptedEngine):
+        async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal poured
+            await reader.readuntil(b"{}")
+            writer.write(begun)
+            line = b"x" * 1_000 if begun.endswith(b": ") else b"x: y\r\n" * 200
+            with suppress(ConnectionError):
+                while True:
+                    writer.write(line)
+                    await writer.drain()
+                    poured += len(line)
+
+    async with pool_of(Endless()) as pool:
+        with pytest.raises(EngineAnswerTooLarge, match="head or trailer is over 65536 bytes"):
+            await ask(pool)
+    assert poured < 64 * 1024 * 1024
+
+
+async def test_a_long_body_in_small_pieces_is_no_long_head() -> None:
+    pieces = b"".join(b"1\r\n%c\r\n" % (97 + number % 26) for number in range(50_000))
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    engine = ScriptedEngine(head + pieces + b"0\r\n\r\n", OK)
+    async with pool_of(engine) as pool:
+        assert len(await ask(pool)) == 50_000
+        assert await ask(pool) == b"ok"
 
 
 async def test_an_idle_connection_closes_itself(monkeypatch: pytest.MonkeyPatch) -> None:
