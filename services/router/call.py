@@ -10,6 +10,7 @@ from typing import Any
 from services.router.filter_rules import FilterFindings
 from services.router.latency_limits import LatencyLimit
 from services.router.request import ChatRequest
+from services.router.request_part import RequestPart
 from services.router.response import EngineResponse
 from services.router.state import HOLDOUT, RouteChoice
 from shared.contracts.events.interactions import AppliedSettings, Arm, Outcome
@@ -97,6 +98,8 @@ class Call:
     shows_arm: bool = False
     """Whether the client may know version and arm."""
     recorded: bool = False
+    part: RequestPart | None = None
+    """The event's first half, where it was built before the answer came."""
     filtered: FilterFindings | None = None
     """What the output filter found; None where it found nothing or did not look."""
 

@@ -5,6 +5,7 @@ It is built as plain JSON, for speed; a contract test reads it back with the eve
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -14,15 +15,14 @@ import structlog
 
 from services.router.call import Call, recorded_arm
 from services.router.event_cleaner import PROMPT_BUDGET, Cleaner
-from services.router.fields import Endpoint
 from services.router.media import MediaUploads
 from services.router.mirror import Mirror
-from services.router.request import ChatRequest, is_plain
+from services.router.request_part import RequestPart, request_part
 from services.router.response import EngineResponse
 from services.router.spool import Spool
 from services.router.unchecked_calls import UncheckedCall, UncheckedCalls
 from shared.contracts.conversation import answer_text
-from shared.contracts.events.base import MAX_ID, Untrainable, utc
+from shared.contracts.events.base import Untrainable, utc
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.topics import INTERACTIONS
 from shared.kafka.envelope import Headers
@@ -30,24 +30,12 @@ from shared.kafka.log import NewRecord
 from shared.pseudonyms import AS_THEY_COME, UserPseudonyms
 from shared.redaction import Redactor, TextDetector
 from shared.redaction.detection import Review, Unchecked, reviewed, withheld
-from shared.redaction.turns import clean_json
-from shared.voters import voter_label
 
 log = structlog.get_logger(__name__)
 
 MAX_EVENT_BYTES = 900_000
 """Under the brokers' limit of 1 MiB a batch."""
-MAX_TURNS = 1_000
 MAX_ERROR = 500
-
-_ENDPOINTS: dict[Endpoint, dict[str, str]] = {
-    "chat": {"endpoint": "chat"},
-    "completions": {"endpoint": "completions"},
-    "responses": {"endpoint": "chat", "api": "responses"},
-    "embeddings": {"endpoint": "chat", "api": "embeddings"},
-    "messages": {"endpoint": "chat", "api": "messages"},
-}
-"""The event's fields; its `endpoint` is an enumeration that readers of old know two values of."""
 _SOURCE = b"/ratchet/router"
 _TYPE = InteractionRecorded.ce_type.encode()
 
@@ -72,6 +60,18 @@ class Interactions:
         self._media = media
         self._unchecked = unchecked
         self.lost = 0
+
+    def prepare(self, call: Call) -> None:
+        """Build what the event has of the request, while an engine works on its answer.
+
+        A detector has yet to be asked about all texts together.
+        """
+        if self._unchecked is not None or call.recorded:
+            return
+        # What cannot be built is built again by `record`, which says why.
+        with contextlib.suppress(Exception):
+            clean = Cleaner(self._redactor, PROMPT_BUDGET)
+            call.part = _request_part(call, utc(call.started_at), self._pseudonyms, clean)
 
     def record(self, call: Call, duration_s: float) -> None:
         """Append the event of a finished request; it never stands in the answer's way.
@@ -174,48 +174,38 @@ def event_json(
 
     `review` knows what a detector found, where one is asked beside the redactor's rules.
     """
-    turns = call.request.turns()
-    user_id = pseudonyms.of(call.tenant, call.request.user)
+    part, call.part = call.part, None
     budget = PROMPT_BUDGET
     while True:
-        clean = Cleaner(redactor, budget, review)
-        value = orjson.dumps(_event(call, duration_s, time, clean, turns, user_id))
+        if part is None:
+            part = _request_part(call, time, pseudonyms, Cleaner(redactor, budget, review))
+        value = part.opened + b"," + orjson.dumps(_answer_part(call, duration_s, part))[1:]
         if len(value) <= MAX_EVENT_BYTES:
             return value
+        part = None
         budget //= 2
 
 
-def _event(
-    call: Call,
-    duration_s: float,
-    time: str,
-    clean: Cleaner,
-    turns: list[dict[str, Any]],
-    user_id: str,
-) -> dict[str, Any]:
-    request, answer, last = call.request, call.answer, call.last
-    context = request.context
-    if context:
-        context = _clean_context(context, clean)
-    size = request.plain_size
-    fits = size is not None and size < clean.budget and len(turns) <= MAX_TURNS
-    kept = turns if fits else _last(turns, clean.budget)
-    clean.cut = kept is not turns
-    cleaned = clean.turn if size is None else clean.plain
+def _request_part(call: Call, time: str, pseudonyms: UserPseudonyms, clean: Cleaner) -> RequestPart:
+    return request_part(
+        call.request,
+        call.choice,
+        clean,
+        tenant=call.tenant,
+        key_id=call.key_id,
+        user_id=pseudonyms.of(call.tenant, call.request.user),
+        time=time,
+    )
+
+
+def _answer_part(call: Call, duration_s: float, part: RequestPart) -> dict[str, Any]:
+    """What an event has of the answer, and of how it came about."""
+    answer, last, clean = call.answer, call.last, part.clean
     return {
-        "trace_id": request.trace_id,
-        "tenant": call.tenant,
-        "model": call.choice.model,
         "version": last.version,
         "arm": recorded_arm(last.arm),
-        "rollout": call.choice.rollout,
-        "purpose": request.purpose,
-        "context": context,
-        **_ENDPOINTS[request.endpoint],
-        "stream": request.stream,
-        "messages": [cleaned(turn) for turn in kept],
         **_answer(answer, clean),
-        **_beyond_text(call, turns, clean),
+        **_beyond_text(call, part),
         "finish_reason": answer.finish_reason,
         "engine_id": answer.engine_id,
         "prompt_tokens": answer.prompt_tokens,
@@ -225,7 +215,6 @@ def _event(
             attempt.row(clean.text(attempt.error, MAX_ERROR) if attempt.error else "")
             for attempt in call.attempts
         ],
-        "started_at": time,
         "duration_ms": round(duration_s * 1000, 3),
         "ttft_ms": _milliseconds(last.first_token_at - last.started)
         if last.first_token_at
@@ -233,7 +222,6 @@ def _event(
         "max_gap_ms": _milliseconds(call.max_gap_s),
         "overhead_ms": round(call.overhead_s * 1000, 3),
         "redactions": clean.counts,
-        "user_id": user_id,
     }
 
 
@@ -246,30 +234,21 @@ def _answer(answer: EngineResponse, clean: Cleaner) -> dict[str, Any]:
     return {"completion": answer_text(turn)[: clean.limit], "answer": turn}
 
 
-def _beyond_text(call: Call, turns: list[dict[str, Any]], clean: Cleaner) -> dict[str, Any]:
-    """What only some events have: tools, response format, and why they are untrainable."""
-    request = call.request
+def _beyond_text(call: Call, part: RequestPart) -> dict[str, Any]:
+    """What only some events have: applied settings, output filter, and why they are untrainable."""
     found: dict[str, Any] = {}
-    reasons: list[str] = []
-    if not request.asks_text_alone:
-        found = _asked_for(request, clean)
-        reasons = request.untrainable(turns)
     applied = call.last.applied
     if applied is not None:
         found["applied_settings"] = applied.model_dump(mode="json")
-    if call.choice.rollout:
-        found["api_key"] = voter_label(call.key_id)
-    reasons += _untrainable(call, clean)
     if call.filtered is not None:
         found["output_filter"] = call.filtered.row()
-    if call.choice.holdout:
-        found["holdout"] = call.choice.holdout
+    reasons = part.untrainable + _untrainable(call, part)
     if reasons:
         found["untrainable"] = reasons
     return found
 
 
-def _untrainable(call: Call, clean: Cleaner) -> list[str]:
+def _untrainable(call: Call, part: RequestPart) -> list[str]:
     """Why nothing is trained on a request, beyond what it asks for."""
     answer, applied = call.answer, call.last.applied
     reasons: list[str] = []
@@ -279,65 +258,13 @@ def _untrainable(call: Call, clean: Cleaner) -> list[str]:
         reasons.append(Untrainable.holdout.value)
     if applied is not None and "tools" in applied.fields and answer.more.get("tool_calls"):
         reasons.append(Untrainable.version_tools.value)
-    if "audio" in answer.more and Untrainable.media not in reasons:
+    if "audio" in answer.more and Untrainable.media not in part.untrainable:
         reasons.append(Untrainable.media.value)
-    if clean.cut:
+    if part.clean.cut:
         reasons.append(Untrainable.too_large.value)
-    if withheld(clean.counts):
+    if withheld(part.clean.counts):
         reasons.append(Untrainable.unchecked.value)
     return reasons
-
-
-def _asked_for(request: ChatRequest, clean: Cleaner) -> dict[str, Any]:
-    """Tools and response format of a request that has them."""
-    found: dict[str, Any] = {}
-    tools = clean.tools(request.tools) if request.tools else None
-    if tools is not None:
-        found["tools"] = tools
-    if form := request.response_format():
-        form = clean_json(form, clean)
-        if len(form) <= clean.limit:
-            found["response_format"] = form
-    return found
-
-
-def _clean_context(context: dict[str, Any], clean: Cleaner) -> dict[str, Any]:
-    """Session ids stay as they are, as they are what joins a session's requests."""
-    cleaned: dict[str, Any] = {}
-    for name, value in context.items():
-        if name == "labels":
-            cleaned[name] = {
-                label: clean.text(text, len(text) + MAX_ID) for label, text in value.items()
-            }
-        elif name == "session_id":
-            cleaned[name] = value
-        else:
-            cleaned[name] = clean.identifier(value)
-    return cleaned
-
-
-def _last(turns: list[dict[str, Any]], budget: int) -> list[dict[str, Any]]:
-    """The last turns that fit a budget of characters; of the first of them the end of its text."""
-    kept: list[dict[str, Any]] = []
-    left = budget
-    for turn in reversed(turns):
-        if left <= 0 or len(kept) == MAX_TURNS:
-            return kept[::-1]
-        size = len(turn["content"]) if is_plain(turn) else _size(turn)
-        if size > left:
-            kept.append({"role": turn["role"], "content": turn["content"][-left:]})
-            return kept[::-1]
-        kept.append(turn)
-        left -= size
-    return turns
-
-
-def _size(turn: dict[str, Any]) -> int:
-    """Characters of a turn that is more than text."""
-    texts = ("content", "reasoning", "refusal")
-    size = sum(len(turn.get(name, "")) for name in texts)
-    size += sum(len(part.get("text", "")) + MAX_ID for part in turn.get("parts", ()))
-    return size + sum(len(call["arguments"]) + MAX_ID for call in turn.get("tool_calls", ()))
 
 
 def _milliseconds(seconds: float | None) -> float | None:

@@ -106,6 +106,8 @@ class Proxy:
         and the server closes the connection, as its answer is not complete.
         """
         watchdog.watch(receive)
+        # In the loop's next turn the engine has the request, and this process nothing to do for it.
+        asyncio.get_running_loop().call_soon(self._interactions.prepare, call)
         client = ClientSend(send, watchdog)
         try:
             if call.request.stream:

@@ -241,6 +241,48 @@ def test_the_spool_gets_a_readable_cloud_event(tmp_path):
     spool.close()
 
 
+PREPARED = [
+    {"messages": [{"role": "user", "content": "I am bob@example.com"}]},
+    {"messages": [{"role": "user", "content": "x" * 300_000}]},
+    {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "bob@example.com"}]}],
+        "tools": [{"type": "function", "function": {"name": "send"}}],
+        "response_format": {"type": "json_object"},
+        "metadata": {"category": "billing", "note": "bob@example.com"},
+        "n": 2,
+    },
+    {"messages": [{"role": "user", "content": "\x01" * 159_000}] * 3},
+]
+
+
+@pytest.mark.parametrize("body", PREPARED, ids=["plain", "long", "beyond text", "over the bytes"])
+def test_an_event_that_was_begun_before_the_answer_is_the_same(tmp_path, body):
+    events = []
+    for begun in (False, True):
+        spool = Spool(tmp_path / str(begun), limit_bytes=10_000_000)
+        interactions = Interactions(spool, Redactor(), pseudonyms=UserPseudonyms(b"s" * 32))
+        call = call_of(**body, completion="Write to bob@example.com.", user="jane")
+        if begun:
+            interactions.prepare(call)
+            assert call.part is not None
+        interactions.record(call, 0.3)
+        (record,), _ = spool.batch()
+        events.append(record)
+        spool.close()
+    assert events[0] == events[1]
+
+
+def test_no_event_is_begun_of_a_request_that_is_over_or_waits_for_a_detector(tmp_path):
+    spool = Spool(tmp_path, limit_bytes=1_000_000)
+    over = call_of([{"role": "user", "content": "Hi"}])
+    over.recorded = True
+    Interactions(spool, Redactor()).prepare(over)
+    checked = call_of([{"role": "user", "content": "Hi"}])
+    Interactions(spool, Redactor(), unchecked=SimpleNamespace()).prepare(checked)
+    assert (over.part, checked.part) == (None, None)
+    spool.close()
+
+
 def test_a_user_is_stored_under_the_hash_of_the_tenant():
     pseudonyms = UserPseudonyms(b"s" * 32)
     call = call_of([{"role": "user", "content": "Hi"}], user="jane@example.com")
