@@ -42,13 +42,17 @@ def children(pid: int) -> list[int]:
 
 @contextmanager
 def process(
-    command: Sequence[str], log: Path, core: int, env: dict[str, str] | None = None
+    command: Sequence[str],
+    log: Path,
+    cores: int | str,
+    env: dict[str, str] | None = None,
+    root: Path = ROOT,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A program on one core, ended on leaving."""
+    """A program on one core, or on some as taskset takes them, ended on leaving."""
     with log.open("wb") as output:
         started = subprocess.Popen(
-            ["taskset", "-c", str(core), *command],
-            cwd=ROOT,
+            ["taskset", "-c", str(cores), *command],
+            cwd=root,
             env={**os.environ, **(env or {})},
             stdout=output,
             stderr=output,

@@ -27,22 +27,17 @@ all.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import re
 import shutil
 import sys
 import tempfile
-import textwrap
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-
-from redis.asyncio import Redis
 
 from benchmarks.peers import NOT_PACKAGED, PEERS, Peer
 from benchmarks.proxies import (
@@ -54,6 +49,7 @@ from benchmarks.proxies import (
     resident_mib,
 )
 from benchmarks.proxy_load import LOAD, P99_LIMITS_MS, Load, Row, measure
+from benchmarks.router_stack import RouterStack, bare_proxy, router_stack
 from benchmarks.router_streams import (
     PACE_S,
     TOKENS,
@@ -64,15 +60,6 @@ from benchmarks.router_streams import (
 )
 from benchmarks.stub_engine import TEXT
 from deploy.local.ports import free_ports
-from deploy.local.stack import Stack
-from shared.contracts.events.rollouts import Phase
-from shared.contracts.topics import INTERACTIONS
-from shared.kafka.log import read_to_end
-from shared.kafka.producer import KafkaLog
-from shared.kafka.security import KafkaConnection
-from shared.kafka.topics import apply_topics
-from shared.registry.routing import RoutingState
-from shared.registry.view import RoutingView
 
 GOAL_RPS = 4_000
 GOAL_SHARE_OF_BARE = 0.6
@@ -80,38 +67,6 @@ GOAL_TIMES_LITELLM = 30
 GOAL_ADDED_P50_MS = 0.6
 SHIP_TIMEOUT_S = 60.0
 LITELLM = ROOT / ".venv-bench/bin/litellm"
-
-_BARE = textwrap.dedent(
-    """
-    import aiohttp, os
-    session = None
-
-    async def app(scope, receive, send):
-        global session
-        if session is None:
-            session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0),
-                                            auto_decompress=False)
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body, more = body + message["body"], message["more_body"]
-        async with session.post(os.environ["UPSTREAM"] + scope["path"], data=body,
-                                headers={"content-type": "application/json"}) as response:
-            kind = response.headers["content-type"].encode()
-            if kind.startswith(b"text/event-stream"):
-                await send({"type": "http.response.start", "status": response.status,
-                            "headers": [(b"content-type", kind)]})
-                async for data in response.content.iter_any():
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
-                await send({"type": "http.response.body", "body": b""})
-                return
-            answer = await response.read()
-        headers = [(b"content-type", b"application/json"),
-                   (b"content-length", str(len(answer)).encode())]
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer})
-    """
-)
 
 _NGINX = """
 worker_processes 1; daemon off; pid {dir}/nginx.pid; error_log {dir}/error.log;
@@ -160,10 +115,7 @@ class Run:
 
     def bare(self) -> Row:
         """The router's libraries and nothing else."""
-        (self.directory / "bare_proxy.py").write_text(_BARE)
-        command = [sys.executable, "-m", "uvicorn", "bare_proxy:app", "--app-dir",
-                   str(self.directory), "--port", str(self.ports["bare"]), "--no-access-log",
-                   "--log-level", "warning", "--lifespan", "off"]  # fmt: skip
+        command = bare_proxy(self.directory, self.ports["bare"])
         return self._proxy(
             "bare", command, "/", {"UPSTREAM": self.stub}, name="bare ASGI proxy", streams=True
         )
@@ -224,38 +176,17 @@ class Run:
 
     def ratchet(self) -> Row:
         """The router, then a look at what it left: every request counted, every event in Kafka."""
-        with Stack(
-            self.directory / "stack", services=[], ports="free", say=lambda _: None
-        ) as stack:
-            stack.start("kafka")
-            stack.start("redis")
-            bootstrap = stack.address("kafka")
-            redis_url = f"redis://{stack.address('redis')}/0"
-            asyncio.run(
-                apply_topics(
-                    KafkaConnection(bootstrap), tenants=("default",), partitions=4, replication=1
-                )
-            )
-            asyncio.run(open_rollout(redis_url))
-            env = {
-                "RATCHET_KAFKA_BOOTSTRAP": bootstrap,
-                "RATCHET_REDIS_URL": redis_url,
-                "RATCHET_DATA_DIR": str(self.directory / "data"),
-                "RATCHET_ROUTER_PORT": str(self.ports["ratchet"]),
-                "RATCHET_ROUTER_ENGINES": self.stub,
-                "RATCHET_ROUTER_STALE_AFTER_S": "600",
-            }
-            log = self.directory / "ratchet.log"
-            command = [sys.executable, "-m", "services.router"]
-            with process(command, log, PROXY_CORE, env) as running:
-                await_answer(self.url("ratchet") + "/readyz", running, log)
-                row = measure("ratchet router", self.url("ratchet"), self.load, running.pid)
-                self.streams.append(measure_streams(row.name, self.url("ratchet")))
-                self._check(bootstrap)
-                self.after_mib[row.name] = resident_mib(running.pid)
+        with (
+            router_stack(self.directory) as stack,
+            stack.router(self.stub, self.ports["ratchet"]) as running,
+        ):
+            row = measure("ratchet router", self.url("ratchet"), self.load, running.pid)
+            self.streams.append(measure_streams(row.name, self.url("ratchet")))
+            self._check(stack)
+            self.after_mib[row.name] = resident_mib(running.pid)
             return row
 
-    def _check(self, bootstrap: str) -> None:
+    def _check(self, stack: RouterStack) -> None:
         """Refuse the figure if anything that should be on was off."""
         deadline = time.monotonic() + SHIP_TIMEOUT_S
         while (figures := self._figures())["ratchet_router_spool_bytes"] > 0:
@@ -263,7 +194,7 @@ class Run:
             time.sleep(0.2)
         counted = figures["ratchet_router_requests_total"]
         arms = {arm for arm in ("stable", "candidate") if figures.get(f"arm {arm}")}
-        stored = asyncio.run(count_interactions(bootstrap))
+        stored = stack.interactions()
         assert arms == {"stable", "candidate"}, f"the split did not run: only {arms}"
         assert figures["ratchet_router_events_lost_total"] == 0, "events were lost"
         assert stored >= counted > 0, f"{counted} requests counted, {stored} events in Kafka"
@@ -281,30 +212,6 @@ class Run:
                 for arm in re.findall(r'arm="(\w+)"', series if "requests_total" in name else ""):
                     figures[f"arm {arm}"] = figures.get(f"arm {arm}", 0.0) + float(value)
         return figures
-
-
-async def open_rollout(redis_url: str) -> None:
-    """A rollout at 20 %."""
-    async with Redis.from_url(redis_url) as redis:
-        await RoutingView(redis).put(
-            RoutingState(
-                model="assistant",
-                stable="assistant-v1.0",
-                candidate="assistant-v1.1",
-                rollout="benchmark",
-                phase=Phase.progressing,
-                weight=2_000,
-                token=0,
-                seq=0,
-                at=datetime.now(UTC),
-            )
-        )
-
-
-async def count_interactions(bootstrap: str) -> int:
-    """How many interaction events Kafka holds."""
-    log = KafkaLog(KafkaConnection(bootstrap), source="/ratchet/benchmark")
-    return len(await read_to_end(log, INTERACTIONS, timeout_s=SHIP_TIMEOUT_S))
 
 
 def table(rows: Sequence[Row], alone_ms: float) -> str:
