@@ -14,6 +14,7 @@ from services.router.request_part import RequestPart
 from services.router.response import EngineResponse
 from services.router.state import HOLDOUT, RouteChoice
 from shared.contracts.events.interactions import AppliedSettings, Arm, Outcome
+from shared.kafka.envelope import Headers
 from shared.observability.tracing import SPAN_ID
 
 FAILED = frozenset((Outcome.server_error, Outcome.timeout, Outcome.crash))
@@ -38,6 +39,7 @@ class EngineAttempt:
     duration_s: float = 0.0
     first_token_at: float = 0.0
     last_token_at: float = 0.0
+    counted: bool = False
     counted_arm: str = ""
     """Arm in the metrics: `capped` where the attempt does not count in the judgement."""
     applied: AppliedSettings | None = None
@@ -98,8 +100,12 @@ class Call:
     shows_arm: bool = False
     """Whether the client may know version and arm."""
     recorded: bool = False
+    counted: bool = False
+    """Whether what the answer did is counted."""
     part: RequestPart | None = None
     """The event's first half, where it was built before the answer came."""
+    event_headers: Headers = ()
+    """Of the event's record, where they were made before, too."""
     filtered: FilterFindings | None = None
     """What the output filter found; None where it found nothing or did not look."""
 

@@ -70,8 +70,9 @@ class Interactions:
             return
         # What cannot be built is built again by `record`, which says why.
         with contextlib.suppress(Exception):
-            clean = Cleaner(self._redactor, PROMPT_BUDGET)
-            call.part = _request_part(call, utc(call.started_at), self._pseudonyms, clean)
+            time, clean = utc(call.started_at), Cleaner(self._redactor, PROMPT_BUDGET)
+            call.part = _request_part(call, time, self._pseudonyms, clean)
+            call.event_headers = _headers(call, time)
 
     def record(self, call: Call, duration_s: float) -> None:
         """Append the event of a finished request; it never stands in the answer's way.
@@ -272,7 +273,7 @@ def _milliseconds(seconds: float | None) -> float | None:
 
 
 def _record(call: Call, value: bytes) -> NewRecord:
-    headers = _headers(call, utc(call.started_at))
+    headers = call.event_headers or _headers(call, utc(call.started_at))
     return NewRecord(INTERACTIONS, call.request.trace_id, value, headers)
 
 

@@ -1,7 +1,7 @@
 """Reverse proxy of one request: attempts, the retry (fallback) on stable, metrics and the event.
 
 Whatever happens, each attempt is counted once and the request leaves one event, before the last
-byte of its answer leaves.
+byte of its answer leaves; a good answer is counted right after it, as its client waits for nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from time import perf_counter
 import structlog
 
 from services.router.answer_headers import answer_headers
+from services.router.attempt_counts import AttemptCounts
 from services.router.attempt_result import WholeResponse, failure_response, judged, note_error
 from services.router.call import FAILED, Call, EngineAttempt
 from services.router.candidate_breaker import CandidateBreaker
@@ -23,13 +24,11 @@ from services.router.engine_connection import AttemptDeadlines, HttpResponse
 from services.router.engines import EngineRequest, Engines
 from services.router.filter_rules import FILTERED, FilterFindings, RuleSet
 from services.router.interactions import Interactions
-from services.router.language import CHARACTERS
 from services.router.metrics import RouterMetrics
 from services.router.output_filter import REFUSAL, UNFILTERED, OutputFilter
-from services.router.passed_through import PASSED_THROUGH
 from services.router.relay import HTTP_OK, StreamRelay
 from services.router.response import AnswerGivenUp, UnreadableResponse
-from services.router.votes import CAPPED, JUDGED_ARMS, VoteLimits, vote_figures
+from services.router.votes import VoteLimits
 from services.router.watchdog import Watchdog
 from shared.contracts.events.interactions import Outcome
 from shared.contracts.events.versions import SettingsRecord
@@ -89,14 +88,12 @@ class Proxy:
         """`settings` looks up what a version serves beside or without an adapter."""
         self._engines = engines
         self._interactions = interactions
-        self._metrics = metrics
         self._deadlines = deadlines
         self._of_answer = AttemptDeadlines(deadlines.answer_s)
         self._of_stream = AttemptDeadlines(deadlines.stream_s, deadlines.answer_s)
-        self._breaker = breaker
+        self._counts = AttemptCounts(metrics, votes, breaker)
         self._settings = settings
         self._filter = output_filter
-        self._votes = votes
         self._said: dict[tuple[str, Outcome], tuple[float, int]] = {}
 
     async def serve(self, call: Call, receive: Receive, send: Send, watchdog: Watchdog) -> None:
@@ -127,8 +124,7 @@ class Proxy:
             task.uncancel()
         finally:
             watchdog.unwatch()
-            if call.recorded:
-                self._count_behaviour(call)
+            self._counts.answer(call)
 
     def _start(self, call: Call, send: ClientSend, version: str, arm: str) -> EngineAttempt:
         """Start an attempt; its deadline is the client's for reading it, too."""
@@ -255,7 +251,10 @@ class Proxy:
             last = relay.reader.failed(failure_response(call).body)
         elif relay.blocked and not relay.held:
             last = relay.reader.failed(REFUSAL)
-        await send({"type": "http.response.body", "body": relay.held + last})
+        try:
+            await send({"type": "http.response.body", "body": relay.held + last})
+        finally:
+            self._counts.answer(call)
 
     def _request(self, call: Call, attempt: EngineAttempt) -> EngineRequest:
         """The attempt's request, with its deadlines; its time begins here."""
@@ -285,44 +284,16 @@ class Proxy:
         )
 
     def _close(self, call: Call, attempt: EngineAttempt) -> None:
-        """End an attempt and count it."""
+        """End an attempt; one that failed is counted, any other once its answer has left."""
         now = perf_counter()
         attempt.duration_s = now - attempt.started
         if attempt.last_token_at and attempt.outcome is not Outcome.ok:
             # What a stream hung in before it was given up is a gap, too.
             call.note_gap(now - attempt.last_token_at)
         call.engine_s += attempt.waited_s if call.request.stream else attempt.duration_s
-        choice = call.choice
-        attempt.counted_arm = self._votes.arm(call, attempt)
-        self._metrics.attempt(
-            (
-                choice.model,
-                attempt.version,
-                attempt.counted_arm,
-                choice.rollout,
-                "" if attempt.counted_arm == CAPPED else call.segment,
-            ),
-            attempt.outcome,
-            attempt.waited_s,
-            duration_s=attempt.duration_s,
-            slow_after_s=call.slow_after_s,
-        )
-        if choice.rollout and attempt.arm in JUDGED_ARMS:
-            self._metrics.voters.add(
-                (choice.model, attempt.version, attempt.arm, choice.rollout),
-                tenant=call.tenant,
-                key=call.key_id,
-                figures=vote_figures(call, attempt, capped=attempt.counted_arm == CAPPED),
-            )
-        self._breaker.note(choice.rollout, attempt.arm, attempt.outcome)
-        if attempt.first_token_at:
-            path = self._metrics.path(
-                (choice.model, attempt.version, attempt.counted_arm, choice.rollout)
-            )
-            path.first_token.observe(attempt.first_token_at - attempt.started)
-            if call.max_gap_s is not None:
-                path.gap.observe(call.max_gap_s)
         if attempt.outcome in FAILED:
+            # Another attempt may follow and take long: the judge hears of this one first.
+            self._counts.attempt(call, attempt)
             self._say(call, attempt, now)
 
     def _say(self, call: Call, attempt: EngineAttempt, now: float) -> None:
@@ -346,24 +317,7 @@ class Proxy:
 
     def _record(self, call: Call) -> None:
         call.recorded = True
-        last = call.last
-        path = self._metrics.path(
-            (call.choice.model, last.version, last.counted_arm, call.choice.rollout)
-        )
-        path.overhead.observe(call.overhead_s)
         self._interactions.record(call, perf_counter() - call.started)
-
-    def _count_behaviour(self, call: Call) -> None:
-        """Count what a complete answer did. The client has it by then, and does not wait."""
-        last = call.last
-        if last.outcome is not Outcome.ok or call.request.endpoint in PASSED_THROUGH:
-            return
-        path = self._metrics.path(
-            (call.choice.model, last.version, last.counted_arm, call.choice.rollout)
-        )
-        # Languages are compared between arms alone.
-        asked = call.request.asked if call.choice.rollout else ""
-        self._metrics.behaviours.add(path.answered, call.answer, asked[:CHARACTERS])
 
     def _cancelled(self, call: Call, why: str) -> None:
         """Count and record a request that was ended from outside."""
