@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import orjson
 
@@ -144,25 +144,33 @@ class Aggregates:
 
     def apply(self, contributions: Iterable[Contribution]) -> None:
         """Add what one event contributes."""
+        # By type, the most frequent first: patterns of `match` would take twice as long.
         for contribution in contributions:
-            match contribution:
-                case FiguresChanged():
-                    self._change_figures(contribution)
-                case FeedbackCounted(version, kind):
-                    key = (version, kind)
-                    self.feedback[key] = self.feedback.get(key, 0) + 1
-                case ScoreCounted():
-                    self._count_score(contribution)
-                case VoteCounted(chosen, rejected, result):
-                    vote = (chosen, rejected, result)
-                    self.votes[vote] = self.votes.get(vote, 0) + 1
-                case OutcomeCounted(name):
-                    self.outcomes[name] = self.outcomes.get(name, 0) + 1
-                case AudienceCounted(what, category, locale, segment):
-                    values = (("category", category), ("locale", locale), ("segment", segment))
-                    for dimension, value in values:
-                        audience = (what, dimension, value)
-                        self.audience[audience] = self.audience.get(audience, 0) + 1
+            kind = type(contribution)
+            if kind is FiguresChanged:
+                self._change_figures(cast("FiguresChanged", contribution))
+            elif kind is AudienceCounted:
+                what, category, locale, segment = cast("AudienceCounted", contribution)
+                audience = self.audience
+                for key in (
+                    (what, "category", category),
+                    (what, "locale", locale),
+                    (what, "segment", segment),
+                ):
+                    audience[key] = audience.get(key, 0) + 1
+            elif kind is OutcomeCounted:
+                name = cast("OutcomeCounted", contribution).outcome
+                self.outcomes[name] = self.outcomes.get(name, 0) + 1
+            elif kind is FeedbackCounted:
+                version, told = cast("FeedbackCounted", contribution)
+                said = (version, told)
+                self.feedback[said] = self.feedback.get(said, 0) + 1
+            elif kind is ScoreCounted:
+                self._count_score(cast("ScoreCounted", contribution))
+            else:
+                chosen, rejected, result = cast("VoteCounted", contribution)
+                vote = (chosen, rejected, result)
+                self.votes[vote] = self.votes.get(vote, 0) + 1
 
     def _count_score(self, counted: ScoreCounted) -> None:
         version, arm, rollout, segment, score, at_s, tenant, api_key = counted

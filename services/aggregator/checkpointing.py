@@ -118,9 +118,7 @@ class Checkpointer:
                     )
                     self._acknowledge(batch.partition, batch.offsets)
             for topic, times_s in ages.items():
-                observe = self._metrics.event_age.labels(topic).observe
-                for at_s in times_s:
-                    observe(max(0.0, now_s - at_s))
+                self._metrics.event_ages.observe(topic, times_s, now_s)
 
     async def _write(self, batches: list[Batch]) -> None:
         changelog = self._changelog()

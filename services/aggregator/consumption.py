@@ -163,7 +163,14 @@ class Consumption:
     async def _fold_new(self, state: PartitionState, record: SourceRecord) -> None:
         topic, offset = record.topic, record.offset
         clock_s = state.aggregates.clock_s
-        value = await self._with_texts(record)
+        value = record.value
+        if self._texts is not None:
+            value = await self._texts.opened(record)
+        elif is_encrypted(value):
+            # Folded without its texts, it would count and teach nothing, for good.
+            raise TextSecretMissing(
+                "RATCHET_TEXT_KEY_FILE: not set, and texts are encrypted; give this service the secret"
+            )
         try:
             body = event_in(record, value)
             state.apply(topic, offset, body, value or b"", record.timestamp)
@@ -183,16 +190,6 @@ class Consumption:
             self._ticker.moved()
         elif topic == TICKS:
             log.warning("tick.without_effect", partition=record.partition, offset=offset)
-
-    async def _with_texts(self, record: SourceRecord) -> bytes | None:
-        if self._texts is not None:
-            return await self._texts.opened(record)
-        if is_encrypted(record.value):
-            # Folded without its texts, it would count and teach nothing, for good.
-            raise TextSecretMissing(
-                "RATCHET_TEXT_KEY_FILE: not set, and texts are encrypted; give this service the secret"
-            )
-        return record.value
 
     async def _refuse(
         self, state: PartitionState, record: SourceRecord, reason: DeadLetterReason, detail: str

@@ -95,15 +95,13 @@ _NAMES: dict[type[Contribution], str] = {
 
 def encode_mark(mark: Mark) -> tuple[object, ...]:
     """The mark as orjson can write it; orjson refuses named tuples."""
-    stored = [(_NAMES[type(item)], *_fields(item)) for item in mark.contributions]
-    return (mark.topic, mark.offset, stored)
-
-
-def _fields(item: Contribution) -> Sequence[object]:
-    """Its fields; those that format 5 added to a score only where they were known."""
-    if isinstance(item, ScoreCounted) and not item.tenant:
-        return item[:SCORE_FIELDS_BEFORE_5]
-    return item
+    topic, offset, contributions = mark
+    stored: list[tuple[object, ...]] = [(_NAMES[type(item)], *item) for item in contributions]
+    for place, item in enumerate(contributions):
+        # Fields that format 5 added to a score only where they were known.
+        if type(item) is ScoreCounted and not item.tenant:
+            stored[place] = stored[place][: 1 + SCORE_FIELDS_BEFORE_5]
+    return (topic, offset, stored)
 
 
 def decode_mark(stored: Sequence[Any]) -> Mark:

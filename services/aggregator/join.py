@@ -137,9 +137,9 @@ def _fold_said(
     if verdict == "conflict":
         return fold
     if body is not None and not entry.seen:
-        entry = replace(
-            entry, seen=True, kind=str(event.type), first=first_score(event, ts_ms, rules)
-        )
+        entry = entry.copy()
+        entry.seen, entry.kind = True, str(event.type)
+        entry.first = first_score(event, ts_ms, rules)
     if old is None and len(row.entries) >= MAX_FEEDBACKS:
         raise EventRefused(
             "policy",
@@ -225,10 +225,11 @@ def has_texts_alone(row: TraceRow) -> bool:
 
 def due_s(row: TraceRow, rules: FoldRules) -> float:
     """Stream time at which the row needs a look: something to `expire`, or all of it to drop."""
-    waiting = [entry.at_s for entry in row.entries.values() if entry.seen and not entry.counted]
-    if waiting:
-        return min(waiting) + rules.horizon_s
-    if _perishable(row):
+    if row.entries:
+        waiting = [entry.at_s for entry in row.entries.values() if entry.seen and not entry.counted]
+        if waiting:
+            return min(waiting) + rules.horizon_s
+    elif _perishable(row):
         return row.touched_s + min(UNANSWERED_TEXTS_S, rules.horizon_s)
     return _over_s(row, rules)
 

@@ -121,24 +121,26 @@ def _unpaired(
     *,
     label: bool,
 ) -> UnpairedExample:
-    return UnpairedExample(
-        pair_id=_product_id(said, edition),
-        tenant=said.tenant,
-        model=interaction.model,
-        messages=interaction.messages,
-        tools=interaction.tools,
-        completion=interaction.completion,
-        answer=interaction.answer,
-        untrainable=interaction.untrainable,
-        cut=interaction.cut,
-        label=label,
-        version=interaction.version,
-        causes=(f"{said.feedback_id}:{edition}",),
-        traces=(said.trace_id,),
-        raters=person_of(said.user_id),
-        askers=person_of(interaction.user_id),
-        context=merged(interaction.context, said.context),
-        created_at=said.submitted_at,
+    return UnpairedExample.unvalidated(
+        {
+            "pair_id": _product_id(said, edition),
+            "tenant": said.tenant,
+            "model": interaction.model,
+            "messages": interaction.messages,
+            "tools": interaction.tools,
+            "completion": interaction.completion,
+            "answer": interaction.answer,
+            "untrainable": interaction.untrainable,
+            "cut": interaction.cut,
+            "label": label,
+            "version": interaction.version,
+            "causes": (f"{said.feedback_id}:{edition}",),
+            "traces": (said.trace_id,),
+            "raters": person_of(said.user_id),
+            "askers": person_of(interaction.user_id),
+            "context": merged(interaction.context, said.context),
+            "created_at": said.submitted_at,
+        }
     )
 
 

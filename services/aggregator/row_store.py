@@ -66,7 +66,8 @@ class RowIndex(NamedTuple):
 def index_row(row: Row, rules: FoldRules) -> RowIndex:
     """The index entries of a row: when it is due in stream time, and which feedback waits in it."""
     if isinstance(row, TraceRow):
-        return RowIndex(math.ceil(join.due_s(row, rules) * 1000), tuple(row.waiting()))
+        waiting = tuple(row.waiting()) if row.entries else ()
+        return RowIndex(math.ceil(join.due_s(row, rules) * 1000), waiting)
     return RowIndex(math.ceil((row.touched_s + rules.rated_s) * 1000), ())
 
 

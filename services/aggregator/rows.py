@@ -123,6 +123,27 @@ class FeedbackEntry:
     rival: Revised | None = None
     """The best revision of the other order, which may count again (see join)."""
 
+    def copy(self) -> FeedbackEntry:
+        """An entry that can be changed without changing this one; `replace` takes four times as long."""
+        return FeedbackEntry(
+            self.revision,
+            self.kind,
+            self.body,
+            self.at_s,
+            self.ts_ms,
+            self.seen,
+            self.counted,
+            self.minute,
+            self.figures,
+            self.products,
+            self.rated,
+            self.first,
+            self.received_s,
+            self.by_receipt,
+            self.edition,
+            self.rival,
+        )
+
     @property
     def present(self) -> Revised:
         """The present revision."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from services.aggregator import aggregates
@@ -64,7 +63,7 @@ def settle(
     feedback = said if isinstance(said, FeedbackSubmitted) else None
     # Rows share entries with the rows they were copied from: changed in place, a refused event would
     # leave `counted` set in the row before it, and the feedback would never count.
-    entry = replace(entry)
+    entry = entry.copy()
     row.entries[name] = entry
     if entry.seen and not entry.counted:
         entry.counted = "joined"
@@ -208,30 +207,32 @@ def rated_answer(
     """The answer for one prompt's row; without a score it takes the answer back from there."""
     cause = ("rated", interaction.tenant, interaction.trace_id, name, str(entry.number))
     moved = (key,) if score is None and entry.rated else ()
-    return RatedAnswer(
-        rated_id=cause_id(*cause, *moved),
-        prompt_key=key,
-        tenant=interaction.tenant,
-        model=interaction.model,
-        trace_id=interaction.trace_id,
-        feedback_id=name,
-        revision=entry.number,
-        messages=interaction.messages,
-        tools=interaction.tools,
-        completion=interaction.completion,
-        answer=interaction.answer,
-        untrainable=interaction.untrainable,
-        cut=interaction.cut,
-        version=interaction.version,
-        score=score,
-        user_id=feedback.user_id if feedback is not None else "",
-        asker=interaction.user_id,
-        context=(
-            merged(interaction.context, feedback.context)
-            if feedback is not None
-            else interaction.context
-        ),
-        created_at=time,
+    return RatedAnswer.unvalidated(
+        {
+            "rated_id": cause_id(*cause, *moved),
+            "prompt_key": key,
+            "tenant": interaction.tenant,
+            "model": interaction.model,
+            "trace_id": interaction.trace_id,
+            "feedback_id": name,
+            "revision": entry.number,
+            "messages": interaction.messages,
+            "tools": interaction.tools,
+            "completion": interaction.completion,
+            "answer": interaction.answer,
+            "untrainable": interaction.untrainable,
+            "cut": interaction.cut,
+            "version": interaction.version,
+            "score": score,
+            "user_id": feedback.user_id if feedback is not None else "",
+            "asker": interaction.user_id,
+            "context": (
+                merged(interaction.context, feedback.context)
+                if feedback is not None
+                else interaction.context
+            ),
+            "created_at": time,
+        }
     )
 
 
@@ -265,18 +266,20 @@ def _score(
     time = datetime.fromtimestamp(received_s, UTC)
     cap_key = digest(interaction.tenant, *who, interaction.rollout, time.date().isoformat())
     score_id = cause_id("score", interaction.tenant, interaction.trace_id)
-    event = RatedScore(
-        score_id=score_id,
-        cap_key=cap_key,
-        tenant=interaction.tenant,
-        trace_id=interaction.trace_id,
-        version=interaction.version,
-        arm=interaction.arm,
-        rollout=interaction.rollout,
-        segment=rules.segment(interaction.context.segment),
-        api_key=interaction.api_key,
-        score=score,
-        created_at=time,
+    event = RatedScore.unvalidated(
+        {
+            "score_id": score_id,
+            "cap_key": cap_key,
+            "tenant": interaction.tenant,
+            "trace_id": interaction.trace_id,
+            "version": interaction.version,
+            "arm": interaction.arm,
+            "rollout": interaction.rollout,
+            "segment": rules.segment(interaction.context.segment),
+            "api_key": interaction.api_key,
+            "score": score,
+            "created_at": time,
+        }
     )
     fold.outputs.append(Output(RATED, cap_key, event, score_id, time))
 
@@ -284,22 +287,24 @@ def _score(
 def example(row: TraceRow, interaction: InteractionRecorded, time: datetime, cause: str) -> Output:
     """The joined row for queries, as it is after this event."""
     said = [_said(entry) for entry in row.entries.values() if entry.counted == "joined"]
-    joined = ExampleJoined(
-        trace_id=interaction.trace_id,
-        tenant=interaction.tenant,
-        model=interaction.model,
-        version=interaction.version,
-        messages=interaction.messages,
-        tools=interaction.tools,
-        completion=interaction.completion,
-        answer=interaction.answer,
-        untrainable=interaction.untrainable,
-        asker=interaction.user_id,
-        context=interaction.context,
-        started_at=interaction.started_at,
-        feedback=tuple(one for one in said if isinstance(one, FeedbackSubmitted)),
-        signals=tuple(one for one in said if isinstance(one, SignalObserved)),
-        updated_at=time,
+    joined = ExampleJoined.unvalidated(
+        {
+            "trace_id": interaction.trace_id,
+            "tenant": interaction.tenant,
+            "model": interaction.model,
+            "version": interaction.version,
+            "messages": interaction.messages,
+            "tools": interaction.tools,
+            "completion": interaction.completion,
+            "answer": interaction.answer,
+            "untrainable": interaction.untrainable,
+            "asker": interaction.user_id,
+            "context": interaction.context,
+            "started_at": interaction.started_at,
+            "feedback": tuple(one for one in said if isinstance(one, FeedbackSubmitted)),
+            "signals": tuple(one for one in said if isinstance(one, SignalObserved)),
+            "updated_at": time,
+        }
     )
     event_id = cause_id("example", interaction.tenant, interaction.trace_id, cause)
     return Output(EXAMPLES, interaction.trace_id, joined, event_id, time)
