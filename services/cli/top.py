@@ -96,7 +96,11 @@ def drawn(seen: dict[str, Any]) -> Group:
             ("model", "candidate", "weight", "phase", "outcome", "reason"),
             [_rollout(one) for one in seen["rollouts"]],
         ),
-        table_of("Pending", ("what", "how much"), list(seen["pending"].items())),
+        table_of(
+            "Pending",
+            ("what", "how much"),
+            [(about, value) for about, value in seen["pending"].items() if value],
+        ),
     )
 
 

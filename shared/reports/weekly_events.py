@@ -106,7 +106,7 @@ def training_rows(
         {
             "job": job["job_id"],
             "model": job["model"],
-            "method": job["method"],
+            "method": job["algorithm"] or job["method"],
             "phase": job["phase"],
             "why": job.get("message") or "–",
             "at": job["requested_at"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from shared.contracts.events.training import (
@@ -12,6 +12,7 @@ from shared.contracts.events.training import (
     TrainingRequested,
 )
 from shared.registry.training_jobs import jobs_of
+from shared.reports.weekly_events import training_rows
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -60,3 +61,13 @@ def test_each_job_has_its_phase_version_and_reason() -> None:
 def test_a_final_word_stands_whatever_follows() -> None:
     late = [asked("a"), progress("a", RunPhase.failed), progress("a", RunPhase.training)]
     assert jobs_of(late)[0]["phase"] == "failed"
+
+
+def test_a_report_names_the_method_that_was_asked_for() -> None:
+    rows = training_rows(
+        [asked("plain"), asked("thumbs", algorithm="kto")],
+        NOW,
+        NOW + timedelta(days=7),
+        lambda model: model == "assistant",
+    )
+    assert {row["job"]: row["method"] for row in rows} == {"plain": "dpo", "thumbs": "kto"}

@@ -159,6 +159,7 @@ function gains(all) {
   const span = (found, unit) => found
     ? `${percent(found[unit])} (${percent(found.low)} to ${percent(found.high)})`
     : "–";
+  if (!all.length) return [element("tbody", {}, element("tr", {}, element("td", {}, "No version had a rollout yet.")))];
   return rows(
     ["Version", "Over", "Satisfaction", "Votes won", "Since the holdout's", "Satisfaction", "Votes won"],
     all.map((one) => [one.version, one.reference, span(one.satisfaction, "difference"), span(one.win_rate, "rate"),
@@ -168,6 +169,7 @@ function gains(all) {
 
 function voters(all) {
   const share = (part) => `${Math.round(100 * part)} %`;
+  if (!all.length) return [element("tbody", {}, element("tr", {}, element("td", {}, "No request was judged yet.")))];
   return rows(["Tenant or API key (hash)", "Of the candidate's attempts", "Of stable's", "Of its scores", "Of stable's", "Capped"],
     all.map((one) => [`${one.by} ${one.voter}`, share(one.candidate), share(one.stable),
       share(one.candidate_scores), share(one.stable_scores), one.capped.toLocaleString()]));

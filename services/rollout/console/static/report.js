@@ -1,5 +1,5 @@
 // The weekly report: a week's pairs, versions and what to do next, drawn from one answer of the JSON API.
-import { byId, counts, element, facts, number, percent, shape, table, titled } from "./common.js";
+import { byId, counts, element, facts, percent, shape, table, titled } from "./common.js";
 
 const BAR = { step: 80, width: 60, height: 120 };
 
@@ -54,7 +54,7 @@ function figures(report) {
   const names = [...new Set(Object.values(report.figures).flatMap(Object.keys))];
   return lines("Live figures of the last day", ["Version", ...names.map(spaced), "Errors"],
     Object.entries(report.figures).map(([version, found]) => [version,
-      ...names.map((name) => name in found ? number(found[name]) : "–"),
+      ...names.map((name) => name in found ? percent(found[name], 1) : "–"),
       version in report.errors ? percent(report.errors[version]) : "–"]));
 }
 
