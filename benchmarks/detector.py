@@ -34,7 +34,7 @@ from pathlib import Path
 from benchmarks.fixed_rate import Target, at_fixed_rate
 from benchmarks.proxies import OTHER_CORE, PROXY_CORE, await_answer, cpu_seconds, process
 from benchmarks.proxy_load import PATH, USERS, Load, first_answer, wrk
-from benchmarks.router import open_rollout
+from benchmarks.router_stack import open_rollout
 from deploy.local.ports import free_ports
 from deploy.local.stack import Stack
 from shared.kafka.security import KafkaConnection

@@ -82,7 +82,7 @@ def router_stack(directory: Path) -> Iterator[RouterStack]:
         )
         connection = KafkaConnection(started.bootstrap)
         asyncio.run(apply_topics(connection, tenants=("default",), partitions=4, replication=1))
-        asyncio.run(_open_rollout(started.redis_url))
+        asyncio.run(open_rollout(started.redis_url))
         yield started
 
 
@@ -145,7 +145,8 @@ class RouterStack:
         return asyncio.run(_count_interactions(self.bootstrap))
 
 
-async def _open_rollout(redis_url: str) -> None:
+async def open_rollout(redis_url: str) -> None:
+    """Let the router's versions be in a rollout, a fifth of the users on the candidate."""
     async with Redis.from_url(redis_url) as redis:
         await RoutingView(redis).put(
             RoutingState(
