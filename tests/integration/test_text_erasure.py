@@ -32,7 +32,6 @@ from shared.kafka.log import EventLog, NewRecord, Record, read_to_end
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.kafka.user_key_issuer import UserKeyIssuer
-from shared.observability.logging import configure_logging
 from tests.support.aggregator import interaction
 from tests.support.waiting import eventually
 
@@ -64,7 +63,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture
 async def log(stack: Stack) -> AsyncIterator[EventLog]:
     """The log as the router writes it."""
-    configure_logging("test")
     brokers = KafkaLog(KafkaConnection(stack.address("kafka")), source="/ratchet/test")
     keys = UserKeyIssuer(brokers, SECRET.encode())
     real = EncryptingLog(brokers, keys, source="/ratchet/test")
