@@ -87,7 +87,8 @@ class Sheet:
 
         cells = list(zip(self.columns, *self.rows, strict=True))
         least = [
-            max(cell_len(word) for cell in column for word in _words(cell)) for column in cells
+            max(1, *(cell_len(word) for cell in column for word in _words(cell)))
+            for column in cells
         ]
         whole = [
             max(cell_len(line) for cell in column for line in _lines(cell)) for column in cells

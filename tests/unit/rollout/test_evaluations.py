@@ -200,7 +200,7 @@ async def test_trained_versions_have_a_gate_of_their_own(http: httpx.AsyncClient
 @pytest.mark.parametrize(
     ("version", "recorded_prompts", "status", "reason"),
     [
-        ("v2", 20, 422, "only versions of settings"),
+        ("v2", 20, 422, "its own gate evaluated it"),
         ("nobody", 20, 404, "unknown"),
         ("polite", 9, 409, "9 recorded prompts"),
     ],

@@ -83,7 +83,7 @@ def test_no_weight_rises_in_a_freeze_and_it_still_falls() -> None:
         ({"timezone": "Mars/Olympus"}, "no time zone"),
         ({"days": ["Funday"]}, "Mon"),
         ({"from": "10:00Z"}, "wall clock"),
-        ({"until": "10:00"}, "Extra"),
+        ({"until": "10:00"}, "not a known field"),
     ],
 )
 def test_a_wrong_window_names_field_and_rule(fields: dict[str, Any], rule: str) -> None:
