@@ -11,8 +11,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
 from benchmarks.rates import ProgressMark, Rate, slope
 from benchmarks.stream_peers import OUTPUTS, topic_of
@@ -77,12 +79,9 @@ async def settled(bootstrap: str, topics: Sequence[str]) -> list[int]:
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap)
     await consumer.start()
     try:
-        await consumer.topics()
         places = {
-            topic: [
-                TopicPartition(topic, one) for one in consumer.partitions_for_topic(topic) or ()
-            ]
-            for topic in topics
+            topic: [TopicPartition(topic, one) for one in range(partitions)]
+            for topic, partitions in (await _partitions(bootstrap, topics)).items()
         }
         found: list[int] = []
         async with asyncio.timeout(LIMIT_S):
@@ -96,6 +95,19 @@ async def settled(bootstrap: str, topics: Sequence[str]) -> list[int]:
                 await asyncio.sleep(SETTLE_S)
     finally:
         await consumer.stop()
+
+
+async def _partitions(bootstrap: str, topics: Sequence[str]) -> dict[str, int]:
+    """How many partitions topics have; a consumer knows those alone to which it is subscribed."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        described: list[Any] = await admin.describe_topics(list(topics))
+    finally:
+        await admin.close()
+    found = {one["topic"]: len(one["partitions"]) for one in described}
+    assert all(found.get(topic) for topic in topics), f"topics are missing: {topics}, {found}"
+    return {topic: found[topic] for topic in topics}
 
 
 def in_log(records: Sequence[NewRecord]) -> Counter[str]:
