@@ -19,8 +19,8 @@ PLAY_DIR = ROOT / ".run" / "play"
 ENGINE_START_S = 600
 
 DPO: dict[str, Any] = {
-    "learning_rate": 1e-3,
-    "epochs": 4.0,
+    "learning_rate": 1.4e-3,
+    "epochs": 3.0,
     "batch_size": 16,
     "beta": 0.1,
     "loss": ["sigmoid", "sft"],
@@ -70,11 +70,11 @@ class DemoSettings:
     play: bool = False
     """Keep the stack, and what the demo made for the next start."""
     free_ports: bool = False
-    feedback_share: float = 0.30
+    feedback_share: float = 0.40
     pairs: int = 320
     judge_pairs: int = 120
     inverted: DrillTraining = DrillTraining(pairs=240, epochs=2)
-    failing: DrillTraining = DrillTraining(pairs=320, epochs=1)
+    failing: DrillTraining = DrillTraining(pairs=128, epochs=1)
     fresh_prompts: int = 450
     fault_share: float = 0.30
     deadlines: StepDeadlines = StepDeadlines()
@@ -120,7 +120,5 @@ class DemoSettings:
                 "ready": {"http": f"${{url.{PROXY_ADMIN}}}/fault"},
             },
             "inference": {"ready": {"timeout_s": ENGINE_START_S}},
-            # Threads that spin while they wait would take the cores from the engine.
-            "training": {"env": {"OMP_WAIT_POLICY": "PASSIVE"}},
             "router": {"env": {"RATCHET_ROUTER_ENGINES": f"${{url.{PROXY}}}"}},
         }

@@ -29,10 +29,13 @@ from shared.intervals import wilson
 FIRST, BETTER = f"{MODEL}-v1.0", f"{MODEL}-v1.1"
 INVERTED, FAILING = f"{MODEL}-v1.2-inverted", f"{MODEL}-v1.3-failing"
 ACTOR = "demo"
-ASKERS = 24
+ASKERS = 40
 """Calls at a time when the closing questions are asked."""
 QUIET_CHATS_PER_S = 1.0
 """While all wait for training, which shares the cores with the engine's answers."""
+BUSY_CHATS_PER_S = 22.0
+DRILL_CHATS_PER_S = 36.0
+"""While nothing is trained beside the users."""
 
 Say = Callable[[str], None]
 Step = Callable[[], Awaitable[None]]
@@ -118,7 +121,7 @@ class Demo:
     async def collect(self) -> None:
         """Feedback and votes until there are pairs enough and training begins by itself."""
         plan = self.users.plan
-        plan.chats_per_s, plan.votes_per_s, plan.panel_votes_per_s = 4.0, 12.0, 5.0
+        plan.chats_per_s, plan.votes_per_s, plan.panel_votes_per_s = 4.0, 15.0, 6.0
         run = await self.watch.until(
             f"{self.settings.pairs} pairs and a training run that nobody asked for",
             _scheduled,
@@ -153,7 +156,7 @@ class Demo:
 
     async def promotion(self) -> None:
         """v1.1's rollout began by itself and ends Healthy with all the traffic."""
-        self.users.plan.chats_per_s = 18.0
+        self.users.plan.chats_per_s = BUSY_CHATS_PER_S
         rollout = await self._ended(BETTER, self.settings.deadlines.rollout_s)
         if rollout["phase"] != "Healthy":
             raise StepFailed(f"{BETTER} ended {rollout['phase']}: {rollout['reason']}")
@@ -166,13 +169,13 @@ class Demo:
     async def bad_versions(self) -> None:
         """The inverted and the failing candidate both end Degraded with no traffic."""
         deadline = self.settings.deadlines
-        for version in (INVERTED, FAILING):
+        for version, chats_per_s in ((INVERTED, BUSY_CHATS_PER_S), (FAILING, DRILL_CHATS_PER_S)):
             self.users.plan.chats_per_s = QUIET_CHATS_PER_S
             await self._made(version, deadline.training_s)
             if version == FAILING:
                 admin = self._stack.url(PROXY_ADMIN)
                 await set_fault(admin, version, self.settings.fault_share)
-            self.users.plan.chats_per_s = 18.0
+            self.users.plan.chats_per_s = chats_per_s
             rollout = await self._ended(version, deadline.rollback_s)
             if rollout["phase"] != "Degraded" or rollout["weight"] != 0:
                 raise StepFailed(
