@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-MORE_ROWS = 3_000
+MORE_ROWS = 6_000
 """Rows of the larger dataset beyond those of the smaller one."""
 
 pytestmark = pytest.mark.timeout(600)

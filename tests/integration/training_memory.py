@@ -1,17 +1,17 @@
 """`python training_memory.py <folder>` in the ML environment: memory of trainers by a dataset's rows.
 
-Prints one JSON object: by stage, the growth of the peak anonymous memory in KiB from FEW to MANY
-rows, and what is left of them afterwards.
+Prints one JSON object: by stage, the growth in KiB from FEW to MANY rows of the anonymous memory that
+is held between steps, and what is left of the rows afterwards.
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import random
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,7 @@ from services.training.trainers.models import conversations, load_base, lora
 from services.training.trainers.rows import row_files
 from shared.contracts.recipes import LoraHyperparameters, RewardHyperparameters
 
-FEW, MANY = 1_500, 4_500
-SAMPLE_S = 0.02
+FEW, MANY = 1_500, 7_500
 HYPERPARAMETERS = {"batch_size": 8, "max_length": 512, "epochs": 0.0005}
 STAGES: dict[str, Callable[..., dict[str, float]]] = {
     "sft": sft.run,
@@ -44,15 +43,16 @@ def main(folder: Path) -> dict[str, Any]:
     get_peft_model(base, lora(LoraHyperparameters(), task="CAUSAL_LM")).save_pretrained(parent)
     found: dict[str, Any] = {"same": same(folder)}
     for name, run in STAGES.items():
-        peaks: list[int] = []
+        held: list[int] = []
         for rows in (FEW // 10, FEW, MANY):  # the first loads what is loaded once
             attempt = folder / f"{name}-{rows}"
             place = attempt / "proxy" if name == "proxy" else attempt
             (place / "rows-0/left").mkdir(parents=True)  # by a trainer that was killed
             job.write_rows(folder / "train.jsonl", lines(rows))
-            work = partial(run, asked_of(folder, name, parent), attempt, job.Progress(attempt))
-            peaks.append(peak_of(work))
-        found[name] = {"growth_kib": peaks[2] - peaks[1], "left": left_in(folder)}
+            progress = MemoryProgress(attempt)
+            run(asked_of(folder, name, parent), attempt, progress)
+            held.append(progress.held_kib)
+        found[name] = {"growth_kib": held[2] - held[1], "left": left_in(folder)}
     return found
 
 
@@ -124,22 +124,20 @@ def asked_of(folder: Path, name: Any, parent: Path) -> job.TrainerJob:
     )
 
 
-def peak_of(work: Callable[[], object]) -> int:
-    """Most KiB of this process that no file backs, while some work is done."""
-    seen, ended = [0], threading.Event()
+class MemoryProgress(job.Progress):
+    """Progress that looks at memory where a trainer reports: between steps, rows and model are held.
 
-    def watch() -> None:
-        while not ended.wait(SAMPLE_S):
-            seen.append(anonymous_kib())
+    A peak would be the step's own, caught or not by when it is looked at.
+    """
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        work()
-    finally:
-        ended.set()
-        thread.join()
-    return max(seen)
+    held_kib = 0
+
+    def report(self, *said: Any, **more: Any) -> None:
+        """Most KiB held so far, without what was freed and not yet given back."""
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        self.held_kib = max(self.held_kib, anonymous_kib())
+        super().report(*said, **more)
 
 
 def anonymous_kib() -> int:
