@@ -27,10 +27,10 @@ status: ## what runs, on which port, and whether it is ready
 logs: ## the end of every log (ARGS="router -n 100" for one)
 	@$(PYTHON_BIN) -m deploy.local --run-dir '$(RUN_DIR)' logs $(ARGS)
 
-demo: setup ## the whole circle: feedback makes a better model, worse ones are rolled back (ten minutes)
+demo: setup ## the whole circle: feedback makes a better model, worse ones are rolled back (eight minutes)
 	@$(PYTHON_BIN) -m demo $(ARGS)
 
-play: setup ## a stack with what the demo made, and where to click (the first time that is the demo; then a minute)
+play: setup ## a stack with what the demo made, and where to click (the first time that is the demo; then half a minute)
 	@$(PYTHON_BIN) -m demo --play $(ARGS)
 
 test: clients image-tools ## every test but the hours-long tier; unit and contract tests beside those that share servers
