@@ -8,7 +8,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ from shared.http.detector import Detector, DetectorPolicy
 from shared.redaction import Redaction, Redactor, redacted
 from shared.redaction.detection import Review, reviewed
 from tests.support.analyzer import detector_at
+from tests.support.environments import locked_environment
 from tests.unit.router.test_interactions import call_of
 
 ROOT = Path(__file__).resolve().parents[2]
-UV = ROOT / ".tools" / "uv" / "bin" / "uv"
 
 pytestmark = [pytest.mark.verify, pytest.mark.timeout(900)]
 
@@ -57,14 +57,7 @@ HARMLESS = (
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment of its own with Presidio and the model, as the lock pins them."""
-    folder = tmp_path_factory.mktemp("presidio") / "venv"
-    made = folder / "bin" / "python"
-    lock = ROOT / "requirements" / "presidio.txt"
-    subprocess.run([UV, "venv", "-q", "--python", ROOT / ".venv/bin/python", folder], check=True)
-    subprocess.run(
-        [UV, "pip", "sync", "-q", "--require-hashes", "--python", made, lock], check=True
-    )
-    return made
+    return locked_environment("presidio", tmp_path_factory.mktemp("presidio") / "venv")
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +96,7 @@ async def detector(presidio: str) -> AsyncIterator[Detector]:
 
 
 async def test_what_no_rule_finds_goes_and_what_is_harmless_stays(
-    detector: Detector, record_property: pytest.RecordProperty
+    detector: Detector, record_property: Callable[[str, object], None]
 ) -> None:
     rules = Redactor().text
     named = {text.format(name=name): name for name in PEOPLE for text in NAMED}

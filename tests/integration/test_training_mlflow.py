@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from tests.support.environments import locked_environment
 from tests.support.waiting import eventually
 from tests.unit.training.builders import MODEL, request
 from tests.unit.training.harness import stocked
 
 ROOT = Path(__file__).resolve().parents[2]
-UV = ROOT / ".tools" / "uv" / "bin" / "uv"
 
 pytestmark = [pytest.mark.verify, pytest.mark.timeout(600)]
 
@@ -25,14 +25,7 @@ pytestmark = [pytest.mark.verify, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment of its own with MLflow's client and server, as the lock pins them."""
-    folder = tmp_path_factory.mktemp("mlflow") / "venv"
-    made = folder / "bin" / "python"
-    lock = ROOT / "requirements" / "mlflow.txt"
-    subprocess.run([UV, "venv", "-q", "--python", ROOT / ".venv/bin/python", folder], check=True)
-    subprocess.run(
-        [UV, "pip", "sync", "-q", "--require-hashes", "--python", made, lock], check=True
-    )
-    return made
+    return locked_environment("mlflow", tmp_path_factory.mktemp("mlflow") / "venv")
 
 
 @pytest.fixture
