@@ -33,7 +33,7 @@ from pathlib import Path
 
 from benchmarks.fixed_rate import Target, at_fixed_rate
 from benchmarks.proxies import OTHER_CORE, PROXY_CORE, await_answer, cpu_seconds, process
-from benchmarks.proxy_load import PATH, USERS, Load, first_answer, wrk
+from benchmarks.proxy_load import PATH, REPORT, USERS, Load, first_answer, wrk
 from benchmarks.router_stack import open_rollout
 from deploy.local.ports import free_ports
 from deploy.local.stack import Stack
@@ -56,12 +56,6 @@ _REQUEST = """
       n = n + 1
       return wrk.format("POST", "%(path)s", {["content-type"] = "application/json"},
         string.format('%(body)s', %(values)s))
-    end
-    done = function(summary, latency, requests)
-      io.write(string.format('RESULT {"requests":%%d,"seconds":%%f,"p50_ms":%%f,"p99_ms":%%f,'
-        .. '"bad":%%d}\\n', summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3,
-        latency:percentile(99) / 1e3, summary.errors.status + summary.errors.connect
-        + summary.errors.read + summary.errors.write + summary.errors.timeout))
     end
 """
 _QUESTION = (
@@ -199,7 +193,7 @@ class DetectorRun:
 
     def _script(self, name: str) -> Load:
         script = self.directory / f"{name}.lua"
-        script.write_text(textwrap.dedent(_REQUEST) % SCRIPTS[name])
+        script.write_text(textwrap.dedent(_REQUEST) % SCRIPTS[name] + REPORT)
         return Load(script, self.seconds, CONNECTIONS[name])
 
     def _load(self, name: str, url: str, pid: int) -> tuple[dict[str, float], float]:

@@ -19,8 +19,19 @@ SWEEP = (1, 2, 4, 8, 16, 32, 64)
 SWEEP_S = 1
 PATH = "/v1/chat/completions"
 
-LOAD = textwrap.dedent(
-    """
+REPORT = r"""
+done = function(summary, latency, requests)
+  io.write(string.format('RESULT {"requests":%d,"seconds":%f,"p50_ms":%f,"p99_ms":%f,'
+    .. '"bad":%d}\n', summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3,
+    latency:percentile(99) / 1e3, summary.errors.status + summary.errors.connect
+    + summary.errors.read + summary.errors.write + summary.errors.timeout))
+end
+"""
+"""What a script of wrk prints at its end, for `wrk` to read."""
+
+LOAD = (
+    textwrap.dedent(
+        """
     local n = 0
     request = function()
       n = n + 1
@@ -30,14 +41,11 @@ LOAD = textwrap.dedent(
         .. '{"role":"user","content":"Where is my parcel? I ordered it last week."}],'
         .. '"max_tokens":64,"temperature":0.7}')
     end
-    done = function(summary, latency, requests)
-      io.write(string.format('RESULT {"requests":%%d,"seconds":%%f,"p50_ms":%%f,"p99_ms":%%f,'
-        .. '"bad":%%d}\\n', summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3,
-        latency:percentile(99) / 1e3, summary.errors.status + summary.errors.connect
-        + summary.errors.read + summary.errors.write + summary.errors.timeout))
-    end
     """
-) % {"path": PATH, "users": USERS}
+    )
+    % {"path": PATH, "users": USERS}
+    + REPORT
+)
 
 
 @dataclass(frozen=True, slots=True)

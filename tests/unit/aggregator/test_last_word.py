@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from services.aggregator import aggregates
 from services.aggregator.contributions import OutcomeCounted
 from services.aggregator.fold import FoldRules
 from services.aggregator.join import fold_feedback
+from services.aggregator.rows import FeedbackEntry
 from services.feedback.submissions import (
     SubmissionRules,
     read_submission,
@@ -227,3 +228,12 @@ def test_a_body_stored_before_a_field_came_is_the_same_body() -> None:
     assert [item.outcome for item in second.contributions if isinstance(item, OutcomeCounted)] == [
         "duplicate"
     ]
+
+
+def test_a_copied_entry_has_every_field() -> None:
+    entry = fold_feedback(None, feedback(), 0, FoldRules()).row.entries["f1"]
+    for place, field in enumerate(fields(FeedbackEntry)):
+        setattr(entry, field.name, f"value {place}")
+    copy = entry.copy()
+    assert copy is not entry
+    assert copy == entry
