@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +141,28 @@ def test_the_notes_name_commands_that_exist(tmp_path: Path, extra: dict[str, Any
     for line in lines:
         where, _, command = line.partition(" -- ")
         assert where == "kubectl exec -n there deploy/here-cli"
-        scopes |= parse(command.split("ratchet ", 1)[1].split()).get("scope", set())
+        scopes |= parse(shlex.split(command.split("ratchet ", 1)[1])).get("scope", set())
     assert scopes == {"infer", "feedback", "operate"}
+    assert any("ratchet versions register" in line for line in lines)
+
+
+def test_values_that_the_chart_refuses_leave_the_plain_manifests_as_they_are(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mine.yaml").write_text("services: {router: {replicas: many}}")
+    before = MANIFESTS.read_text()
+    done = subprocess.run(
+        [ROOT / "deploy" / "k8s" / "render.sh", "mine.yaml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode
+    assert "replicas" in done.stderr
+    assert MANIFESTS.read_text() == before
+    assert [path.name for path in MANIFESTS.parent.glob("ratchet.*")] == ["ratchet.yaml"]
 
 
 def job(objects: list[dict[str, Any]]) -> dict[str, Any]:

@@ -43,6 +43,8 @@ NOT_RUN = {
     "RATCHET_TEXT_KEY_FILE=": "starts a stack; tests/integration/test_text_erasure.py encrypts and erases",
     "kubectl": "needs a Kubernetes cluster with nodes",
     "for claim in $(kubectl": "needs a Kubernetes cluster with nodes",
+    "for image in": "needs a Docker engine; tests/integration/test_images.py builds by buildah",
+    "cp deploy/k8s": "is a file to edit, for the helm command behind it",
     "helm": "needs a Kubernetes cluster; the chart has tests of its own",
     "sql-client.sh": "needs a Flink cluster; tests/integration/test_flink_twin.py runs both files",
     "timedatectl": "asks systemd on a broker's host",
