@@ -181,7 +181,9 @@ class Comparisons:
     @contextmanager
     def _asks(self) -> Generator[None]:
         if self._asking >= self._max_asking:
-            raise Busy("as many comparisons as allowed are being answered", retry_after_s=2)
+            raise Busy(
+                "as many comparisons as allowed are being answered; try again", retry_after_s=2
+            )
         self._asking += 1
         try:
             yield

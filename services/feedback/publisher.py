@@ -113,7 +113,7 @@ class FeedbackPublisher:
             self._metrics.publish_failed.observe(now - start)
             log.warning(Unavailable.kafka, during="publish", events=len(records), error=str(error))
             raise EventLogUnavailable(
-                "the event log did not acknowledge in time. Send it again with the same ids: "
+                "the event log did not acknowledge in time; send it again with the same ids: "
                 "what was stored after all still counts once",
                 retry_after_s=1,
             ) from error

@@ -47,12 +47,15 @@ class RewardScores:
             for first in range(0, len(answers), SCORED_AT_ONCE):
                 found += await self._scores(model, answers[first : first + SCORED_AT_ONCE])
         except (aiohttp.ClientError, TimeoutError, KeyError, TypeError, ValueError) as error:
-            raise NotScored(f"{self._url}: {str(error) or type(error).__name__}") from error
+            raise self._not_scored(str(error) or type(error).__name__) from error
         if len(found) != len(answers):
-            raise NotScored(f"{self._url}: {len(found)} scores for {len(answers)} answers")
+            raise self._not_scored(f"{len(found)} scores for {len(answers)} answers")
         if not all(map(math.isfinite, found)):
-            raise NotScored(f"{self._url}: a score is no finite number")
+            raise self._not_scored("a score is no finite number")
         return found
+
+    def _not_scored(self, why: str) -> NotScored:
+        return NotScored(f"{self._url}: {why}; see the log of the inference service, and try again")
 
     async def _scores(self, model: str, answers: Sequence[ScoredAnswer]) -> list[float]:
         items = [

@@ -248,7 +248,9 @@ class BatchWorker:
         try:
             await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
-                raise Stopping("the service is being stopped")
+                raise Stopping(
+                    "the service is being stopped; another worker takes the request over"
+                )
             return working.result()
         finally:
             for task in (working, stopping):

@@ -250,19 +250,26 @@ class EngineClient:
             ) as response:
                 content = await read_answer(response, limit=MAX_ANSWER_BYTES)
         except TimeoutError as error:
-            raise EngineUnavailable(f"{path}: no answer within {timeout_s:g} s") from error
+            raise EngineUnavailable(
+                f"{path}: no answer within {timeout_s:g} s; try again"
+            ) from error
         except aiohttp.ClientError as error:
-            raise EngineUnavailable(f"{path}: {error or type(error).__name__}") from error
+            raise EngineUnavailable(
+                f"{path}: {error or type(error).__name__}; see the engine's log, and try again"
+            ) from error
         if response.status in KEY_REFUSED:
             raise EngineUnavailable(
                 f"{path}: {response.status}: the engine refuses our key; "
                 f"set {self._key_setting} to a file with its key"
             )
         if response.status == 503:
-            raise EngineUnavailable(f"{path}: 503 {error_message(content)}")
+            raise EngineUnavailable(f"{path}: 503 {error_message(content)}; try again")
         if response.status != 200:
             kind = EngineLacks if response.status in LACKING else EngineRefused
-            raise kind(f"{path}: {response.status} {error_message(content)}")
+            raise kind(
+                f"{path}: {response.status} {error_message(content)}; correct what it names, "
+                "or see the engine's log"
+            )
         return content
 
 
@@ -271,7 +278,10 @@ def _encoded(path: str, body: object) -> bytes:
     try:
         return orjson.dumps(body)
     except orjson.JSONEncodeError as error:
-        raise EngineRefused(f"{path}: the request cannot be written as JSON: {error}") from error
+        raise EngineRefused(
+            f"{path}: the request cannot be written as JSON: {error}; send whole numbers of at most "
+            "64 bits"
+        ) from error
 
 
 @contextlib.contextmanager

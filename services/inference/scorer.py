@@ -104,9 +104,13 @@ class Scorer:
             async with asyncio.timeout(timeout_s):
                 scores = await asyncio.shield(turn)
         except TimeoutError:
-            raise ScorerUnavailable(f"no scores within {timeout_s:g} s") from None
+            raise ScorerUnavailable(
+                f"no scores within {timeout_s:g} s; try again, the reward model may be loading"
+            ) from None
         except (AdapterError, OSError) as error:
-            raise ScorerUnavailable(f"{known[-1].name}: {error}") from error
+            raise ScorerUnavailable(
+                f"{known[-1].name}: {error}; see that its files can be read, and try again"
+            ) from error
         finally:
             if turn is not self._asking:
                 turn.cancel()
@@ -133,7 +137,9 @@ class Scorer:
                 async with asyncio.timeout(LONGEST_S):
                     return await self._ask(record, rows)
             except TimeoutError:
-                raise ScorerUnavailable(f"no scores within {LONGEST_S:g} s") from None
+                raise ScorerUnavailable(
+                    f"no scores within {LONGEST_S:g} s; send fewer answers at once"
+                ) from None
             finally:
                 self._asking = None
 
@@ -169,10 +175,15 @@ class Scorer:
             raise
         answer = orjson.loads(line)
         if "error" in answer:
-            raise ScorerUnavailable(f"{record.name}: {answer['error']}")
+            raise ScorerUnavailable(
+                f"{record.name}: {answer['error']}; send what the base's chat template takes, or see "
+                "our log"
+            )
         values = tuple(float(value) for value in answer["scores"])
         if not all(map(math.isfinite, values)):
-            raise ScorerUnavailable(f"{record.name}: its scores are no finite numbers")
+            raise ScorerUnavailable(
+                f"{record.name}: its scores are no finite numbers; train another reward model"
+            )
         return Scores(record.name, values, tuple(answer.get("uncertainties", ())))
 
     async def _folder(self, record: RewardRecord) -> Path:

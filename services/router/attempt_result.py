@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from services.router.answer_readers import WHOLE_READERS
 from services.router.call import Call, EngineAttempt
 from services.router.engine_connection import EngineAnswerTooLarge
-from services.router.errors import FAILURES, error_body
+from services.router.errors import EngineFailed, EngineTimeout, EngineUnreachable, RouterError
 from services.router.passed_through import ABSENT, PASSED_THROUGH
 from services.router.relay import HTTP_OK
 from services.router.response import AnswerGivenUp, UnreadableResponse, read_error
@@ -76,12 +76,15 @@ def note_error(attempt: EngineAttempt, error: Exception) -> None:
 def failure_response(call: Call) -> WholeResponse:
     """What the client is told when the last attempt failed."""
     last = call.last
-    error = FAILURES[last.outcome]
     tried = call.choice.model + (f" ({last.version})" if call.shows_arm else "")
-    messages = {
-        Outcome.server_error: f"the engine failed to answer for {tried}; try again",
-        Outcome.crash: f"the connection to the engine of {tried} failed or was lost; try again",
-        Outcome.timeout: f"the engine of {tried} did not answer in time",
+    failures: dict[Outcome, RouterError] = {
+        Outcome.server_error: EngineFailed(f"the engine failed to answer for {tried}; try again"),
+        Outcome.crash: EngineUnreachable(
+            f"the connection to the engine of {tried} failed or was lost; try again"
+        ),
+        Outcome.timeout: EngineTimeout(
+            f"the engine of {tried} did not answer in time; try again, or ask for a shorter answer"
+        ),
     }
-    body = error_body(messages[last.outcome], kind=error.kind, code=error.code)
-    return WholeResponse(error.status, body, error.retry_after_s or 0)
+    error = failures[last.outcome]
+    return WholeResponse(error.status, error.body(), error.retry_after_s or 0)

@@ -149,14 +149,6 @@ class EngineTimeout(RouterError):
     outcome = Outcome.timeout
 
 
-FAILURES: dict[Outcome, type[RouterError]] = {
-    Outcome.server_error: EngineFailed,
-    Outcome.crash: EngineUnreachable,
-    Outcome.timeout: EngineTimeout,
-}
-"""What a client is told when its last attempt ended so."""
-
-
 def error_body(message: str, *, kind: str, code: str | None, param: str | None = None) -> bytes:
     """An error in the shape of the OpenAI API."""
     return orjson.dumps({"error": error_value(message, kind=kind, code=code, param=param)})

@@ -177,12 +177,17 @@ class ModeratedProxy:
         except ModeratedFiltered as error:
             await problem(error)(scope, receive, send)
         except orjson.JSONDecodeError as error:
-            unread = ModerationUnavailable(f"the inference service's answer is not JSON: {error}")
+            unread = ModerationUnavailable(
+                f"the inference service's answer is not JSON: {error}; check that "
+                "RATCHET_ROUTER_MODERATION_URL names a Ratchet inference service"
+            )
             await problem(unread)(scope, receive, send)
         except (aiohttp.ClientError, TimeoutError) as error:
             if begun:
                 raise  # The server closes the connection: an answer cut short must not look whole.
-            failed = ModerationUnavailable(f"the inference service did not answer: {error}")
+            failed = ModerationUnavailable(
+                f"the inference service did not answer: {str(error) or 'timed out'}; try again"
+            )
             await problem(failed)(scope, receive, send)
         finally:
             self._running -= 1

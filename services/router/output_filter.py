@@ -110,7 +110,9 @@ def filter_whole(
 
 
 REFUSAL = error_body(
-    "the answer was refused by a content filter", kind="invalid_request_error", code=FILTERED
+    "the answer was refused by a content filter; ask in other words",
+    kind="invalid_request_error",
+    code=FILTERED,
 )
 
 

@@ -1,4 +1,4 @@
-"""Every refusal of every service says what to do: `field: rule; remedy`."""
+"""Every refusal and failure that a caller is told of says what to do: `field: rule; remedy`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ ROOT = Path(__file__).parents[2]
 MODULES = sorted([*ROOT.glob("shared/**/*.py"), *ROOT.glob("services/**/*.py")])
 PASSED_ON = {
     "str(error)": "another refusal's text, which has a remedy",
+    "error.detail": "another refusal's text, which has a remedy",
+    "f'{record.name}: {wrong}'": "which ends with what `base_mismatch` says to do",
+    "OFF": "the voting page's own words, checked below",
     "in_one_line(fields)": "each field with its rule and remedy",
     "f'{name}: {remedy}'": "from a table whose texts are checked below",
 }
@@ -27,7 +30,7 @@ def tree(path: Path) -> ast.Module:
 
 
 def refusals() -> dict[str, ast.ClassDef]:
-    """Classes of errors that a caller gets with a status of 400 to 499."""
+    """Classes of errors that a caller gets, each with a status of 400 or more."""
     classes = {
         node.name: node
         for path in MODULES
@@ -55,7 +58,7 @@ def refusals() -> dict[str, ast.ClassDef]:
         ]
         return int(str(own[0])) if own else known[0]
 
-    return {name: classes[name] for name in classes if 400 <= (status(name) or 0) < 500}
+    return {name: classes[name] for name in classes if status(name) is not None}
 
 
 REFUSALS = refusals()
@@ -63,22 +66,38 @@ REFUSALS = refusals()
 
 def made(node: ast.AST) -> Iterator[tuple[str, ast.Call]]:
     """Calls that make a refusal, and what a refusal's own `__init__` hands to its base."""
+    chosen = choices(node)
     for one in ast.walk(node):
-        if isinstance(one, ast.Call) and isinstance(one.func, ast.Name) and one.func.id in REFUSALS:
-            if not own_text(REFUSALS[one.func.id]):
-                yield one.func.id, one
+        if isinstance(one, ast.Call) and isinstance(one.func, ast.Name):
+            name = chosen.get(one.func.id, one.func.id)
+            if name in REFUSALS and not own_text(REFUSALS[name]):
+                yield name, one
         elif isinstance(one, ast.ClassDef) and one.name in REFUSALS:
             yield from ((one.name, call) for call in own_text(one))
 
 
+def choices(node: ast.AST) -> dict[str, str]:
+    """Variables that hold one class of refusals or another, with the first of them."""
+    return {
+        line.targets[0].id: line.value.body.id
+        for line in ast.walk(node)
+        if isinstance(line, ast.Assign)
+        and isinstance(line.targets[0], ast.Name)
+        and isinstance(line.value, ast.IfExp)
+        and isinstance(line.value.body, ast.Name)
+        and line.value.body.id in REFUSALS
+    }
+
+
 def own_text(node: ast.ClassDef) -> list[ast.Call]:
-    """`super().__init__(…)` of a class that words its error itself."""
+    """`super().__init__(…)` of a class that words its error itself, so hands on no argument."""
     return [
         call
         for call in ast.walk(node)
         if isinstance(call, ast.Call)
         and isinstance(call.func, ast.Attribute)
         and call.func.attr == "__init__"
+        and not isinstance(call.args[0], ast.Name)
     ]
 
 
@@ -86,7 +105,8 @@ def test_there_are_refusals() -> None:
     assert {"Invalid", "BadStrategy", "InvalidRequest", "Unauthenticated", "UnknownAdapter"} <= {
         *REFUSALS
     }
-    assert "EngineUnreachable" not in REFUSALS
+    assert {"EngineUnreachable", "EngineRefused", "ScorerUnavailable", "Busy"} <= {*REFUSALS}
+    assert "EvidenceUnavailable" not in REFUSALS, "no caller gets it"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -104,3 +124,9 @@ def test_what_the_responses_api_does_not_keep_has_a_remedy() -> None:
     from services.router.responses_api import NOT_KEPT
 
     assert all("; " in text for text in NOT_KEPT.values())
+
+
+def test_the_voting_page_that_is_off_says_how_it_is_turned_on() -> None:
+    from services.feedback.voting.pages import OFF
+
+    assert "; name a file" in OFF

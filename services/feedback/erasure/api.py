@@ -235,4 +235,7 @@ def _erasure(request: ErasureRequested, done: ErasureCompleted | None) -> Erasur
 
 
 def _unavailable(error: LogUnavailable) -> EventLogUnavailable:
-    return EventLogUnavailable(f"the event log did not answer: {error}", retry_after_s=5)
+    return EventLogUnavailable(
+        f"the event log did not answer: {error}; try again, erasing twice does no harm",
+        retry_after_s=5,
+    )

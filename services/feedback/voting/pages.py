@@ -43,7 +43,7 @@ MAX_BODY_BYTES = 8 * MAX_TEXT + 1_000
 """Corrections of two answers, four bytes a character."""
 BODY_TIMEOUT_S = 10.0
 OFF = (
-    "The voting page is off: RATCHET_FEEDBACK_VOTING_SECRET_FILE is not set. Name a file with a "
+    "The voting page is off: RATCHET_FEEDBACK_VOTING_SECRET_FILE is not set; name a file with a "
     "secret of 32 characters or more, then start the feedback service again."
 )
 _CSP = "content-security-policy"

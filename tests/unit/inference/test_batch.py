@@ -187,7 +187,10 @@ async def test_engines_refusal_is_a_failed_result(harness: BatchHarness) -> None
     harness.fake.fail_generations = 1
     await harness.handle(harness.request())
     (result,) = harness.results()
-    assert (result.outcome, result.error) == ("failed", "/v1/chat/completions: 400 cannot")
+    assert (result.outcome, result.error.partition("; ")[0]) == (
+        "failed",
+        "/v1/chat/completions: 400 cannot",
+    )
 
 
 @pytest.mark.parametrize(("refusals", "unsuited"), [(2, True), (1, False)])
