@@ -76,3 +76,7 @@ def test_a_person_aborts_by_keyboard_and_says_why(console: ConsoleHarness, opene
     expect(opened.locator("#sentence")).to_contain_text("aborted by a person")
     expect(opened.locator("#decisions li").first).to_contain_text("<b>wrong</b> data")
     assert console.rollout().weight == 0
+    outcome = opened.locator("#facts div").filter(has=opened.get_by_text("Outcome", exact=True))
+    expect(outcome.locator("dd")).to_have_text("aborted by a person; everybody is on stable")
+    for part in ("#facts", "#voters", "#intervals", "#gains"):
+        expect(opened.locator(part)).not_to_contain_text(re.compile("yet|still|needed|being read"))

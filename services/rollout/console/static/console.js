@@ -23,10 +23,10 @@ function sentence(rollout) {
   return `${rollout.candidate} gets ${share} of the users (${step}). ${rollout.reason}`;
 }
 
-function shadow(step) {
+function shadow(step, ended) {
   if (!step) return "none";
   const answers = step.answers;
-  if (!answers) return `not begun; ${step.minimum} answers are needed`;
+  if (!answers) return ended ? "never begun" : `not begun; ${step.minimum} answers are needed`;
   const counts = `${answers.answered} of ${step.minimum} answers, ${answers.failed} failed, ${answers.expired} expired`;
   const shown = Object.entries(answers.differences).map(([name, value]) =>
     `${name.replaceAll("_", " ")} ${Number(value.toPrecision(2))}`);
@@ -36,11 +36,12 @@ function shadow(step) {
 function facts(rollout) {
   const rows = {
     Phase: rollout.phase,
-    Outcome: rollout.outcome ?? "none yet",
+    Outcome: rollout.result || "still open",
+    "Last look": rollout.outcome ?? (rollout.ended_at ? "there was none" : "none yet"),
     Stable: rollout.stable,
     Strategy: rollout.strategy,
     Requests: `${rollout.requests.candidate} candidate, ${rollout.requests.stable} stable`,
-    Shadow: shadow(rollout.shadow),
+    Shadow: shadow(rollout.shadow, rollout.ended_at),
     "Waits for a person": rollout.needs_person ? "yes" : "no",
     Started: moment(rollout.started_at),
   };
@@ -139,6 +140,9 @@ function weightFigure({ moves, rollout }) {
   );
 }
 
+// In place of a table's rows.
+const sentenceRow = (text) => [element("tbody", {}, element("tr", {}, element("td", {}, text)))];
+
 function odds(finding) {
   if (!finding.threshold) return "–";
   const against = Math.exp(Math.min(finding.log_e, 30));
@@ -156,10 +160,11 @@ function criteria(findings) {
 }
 
 function gains(all) {
+  if (typeof all === "string") return sentenceRow(all);
   const span = (found, unit) => found
     ? `${percent(found[unit])} (${percent(found.low)} to ${percent(found.high)})`
     : "–";
-  if (!all.length) return [element("tbody", {}, element("tr", {}, element("td", {}, "No version had a rollout yet.")))];
+  if (!all.length) return sentenceRow("No version had a rollout yet.");
   return rows(
     ["Version", "Over", "Satisfaction", "Votes won", "Since the holdout's", "Satisfaction", "Votes won"],
     all.map((one) => [one.version, one.reference, span(one.satisfaction, "difference"), span(one.win_rate, "rate"),
@@ -167,9 +172,9 @@ function gains(all) {
       span(one.win_rate_since_reference, "rate")]));
 }
 
-function voters(all) {
+function voters({ all, ended }) {
   const share = (part) => `${Math.round(100 * part)} %`;
-  if (!all.length) return [element("tbody", {}, element("tr", {}, element("td", {}, "No request was judged yet.")))];
+  if (!all.length) return sentenceRow(ended ? "No request was judged." : "No request was judged yet.");
   return rows(["Tenant or API key (hash)", "Of the candidate's attempts", "Of stable's", "Of its scores", "Of stable's", "Capped"],
     all.map((one) => [`${one.by} ${one.voter}`, share(one.candidate), share(one.stable),
       share(one.candidate_scores), share(one.stable_scores), one.capped.toLocaleString()]));
@@ -194,24 +199,26 @@ function drawRollout(rollout, moves, intervals, waiting) {
   update("facts", rollout, (data) => (data ? facts(data) : []));
   update("actions", rollout && [rollout.rollout_id, rollout.actions], () => (rollout ? buttons(rollout) : []));
   update("criteria", rollout?.findings ?? [], criteria);
-  update("voters", rollout?.voters ?? [], voters);
+  const ended = Boolean(rollout?.ended_at);
+  update("voters", { all: rollout?.voters ?? [], ended }, voters);
   update("decisions", moves, decisions);
   update("weight", { moves: moves.map(({ at, weight }) => ({ at, weight })), rollout }, (data) =>
     data.rollout ? weightFigure(data) : []);
-  update("intervals", intervals, (all) => all.length
-    ? all.map(intervalFigure)
-    : [element("p", { class: "hint" }, "No criterion has both arms' figures yet.")]);
+  update("intervals", { intervals, ended }, () => intervals.length
+    ? intervals.map(intervalFigure)
+    : [element("p", { class: "hint" }, `No criterion ${ended ? "had both arms' figures" : "has both arms' figures yet"}.`)]);
 }
 
 let gainsShown = { model: "", at: 0 };
 
 async function refreshGains(model) {
   if (!model || (gainsShown.model === model && Date.now() - gainsShown.at < GAINS_EVERY_MS)) return;
-  if (gainsShown.model !== model) update("gains", [], gains);
+  if (gainsShown.model !== model) update("gains", "The days' scores are being read.", gains);
   gainsShown = { model, at: Date.now() };
   // Without the day's scores all else is still shown.
   const found = await ask(`v1/versions/gain?model=${encodeURIComponent(model)}`).catch(() => null);
-  if (found && gainsShown.model === model) update("gains", found.gains, gains);
+  const shown = found?.gains ?? "The days' scores cannot be read now.";
+  if (gainsShown.model === model) update("gains", shown, gains);
 }
 
 async function refresh() {

@@ -320,8 +320,10 @@ function jobDetail(one) {
     facts({ Phase: one.phase, Says: one.message, Attempt: one.attempt ?? "", Reason: one.reason, Report: one.report_uri ?? "",
       "Gate overridden": one.override_gate ? "yes" : "" }),
     checks(one.checks ?? []),
-    titled("Figures", table("Figures", ["Figure", "Value"], Object.entries(one.metrics ?? {}).map(([name, value]) =>
-      [name.replaceAll("_", " "), number(value)]))),
+    titled("Figures", Object.keys(one.metrics ?? {}).length
+      ? table("Figures", ["Figure", "Value"], Object.entries(one.metrics).map(([name, value]) =>
+        [name.replaceAll("_", " "), number(value)]))
+      : element("p", { class: "empty" }, one.cancellable ? "None yet." : "None.")),
   ];
 }
 
