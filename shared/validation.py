@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from shared.errors import FieldError
+from shared.errors import FieldError, RatchetError
 
+_Error = TypeVar("_Error", bound=RatchetError)
 NAMED_IN_DETAIL = 3
 """Bad fields that an error's one line names."""
 _RULES = {
@@ -75,6 +76,14 @@ def in_one_line(fields: Sequence[FieldError]) -> str:
     if len(fields) > len(named):
         named.append(f"and {len(fields) - len(named)} more")
     return ". ".join(named)
+
+
+def field_refusal(
+    kind: Callable[[str, Sequence[FieldError]], _Error], field: str, rule: str, remedy: str
+) -> _Error:
+    """An error of this kind that names one field, the rule that it breaks, and what to do."""
+    fields = [FieldError(field, rule, remedy)]
+    return kind(in_one_line(fields), fields)
 
 
 def _plain(value: object) -> str:

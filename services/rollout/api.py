@@ -45,12 +45,12 @@ from services.rollout.requests import (
 from services.rollout.strategy import Strategy, parse, read
 from services.rollout.views import decision_view, holdout_view, rollout_view, version_view
 from shared.contracts.events.api_keys import Permission
-from shared.errors import FieldError
 from shared.http.problems import InvalidField
 from shared.kafka.log import LogUnavailable
 from shared.keys import ApiKey, KeyRing
 from shared.registry.versions import Registry
 from shared.tenants import OperatorScope
+from shared.validation import field_refusal
 
 log = structlog.get_logger(__name__)
 
@@ -101,7 +101,12 @@ class RolloutApi:
         if body.one_tenant:
             _must_have_reason(body.reason, "one_tenant accepts whose data it was trained on")
             if not key.approver:
-                raise NotAnApprover(key.key_id)
+                raise field_refusal(
+                    NotAnApprover,
+                    "one_tenant",
+                    f"{key.key_id} is no approver's key",
+                    "one issued with `ratchet keys create --approver` has to start it",
+                )
         strategy = self._strategy(body.strategy)
         state = await self._settle(
             lambda: self._controller.start(
@@ -176,9 +181,11 @@ class RolloutApi:
         waiting = list(islice(waits, MAX_WAITING))
         if history is None:
             more = "".join(f". {one}" for one in waiting)
-            raise Unknown(
-                f"model: {model} never had a rollout; start one, or name another model{more}",
-                field="model",
+            raise field_refusal(
+                Unknown,
+                "model",
+                f"{model} never had a rollout",
+                f"start one, or name another model{more}",
             )
         return {**self._view(history), "waiting": "; ".join(waiting)}
 
@@ -302,9 +309,11 @@ class RolloutApi:
         """The model's holdout, and the decision that set it, where there is one."""
         routing = self._decision_log.routing.get(model)
         if routing is None:
-            raise Unknown(
-                f"model: {model} has no stable version yet; train or register its first",
-                field="model",
+            raise field_refusal(
+                Unknown,
+                "model",
+                f"{model} has no stable version yet",
+                "train or register its first",
             )
         return holdout_view(routing, self._decision_log.of_model(model))
 
@@ -375,9 +384,11 @@ class RolloutApi:
         state, judged, _ = self._controller.newest(history) if history else (None, None, None)
         both = judged.totals.candidate + judged.totals.stable if judged else ArmCounts()
         if state is None or not both.requests:
-            raise Conflict(
-                f"traffic: no unfinished rollout of {model} has counted requests; say the traffic",
-                field="traffic",
+            raise field_refusal(
+                Conflict,
+                "traffic",
+                f"no unfinished rollout of {model} has counted requests",
+                "say the traffic",
             )
         spent = max(1.0, (state.updated_at - state.started_at).total_seconds())
         return Traffic(
@@ -399,9 +410,11 @@ class RolloutApi:
         path = self._strategies / f"{asked}.yaml"
         if not _STRATEGY_NAME.match(asked) or not path.is_file():
             known = ", ".join(sorted(one.stem for one in self._strategies.glob("*.yaml")))
-            raise BadStrategy(
-                f"strategy: {asked} is not known; there are {known}, or send one whole",
-                field="strategy",
+            raise field_refusal(
+                BadStrategy,
+                "strategy",
+                f"{asked} is not known",
+                f"there are {known}, or send one whole",
             )
         return read(path)
 
@@ -411,9 +424,8 @@ def _order(decision_id: str) -> tuple[int, int]:
     if not decision_id:
         return (-1, -1)
     if not _DECISION_ID.match(decision_id):
-        raise InvalidField(
-            "after: is no decision's id; use `next` of the last page",
-            [FieldError("after", "must be the id of a decision", "use `next` of the last page")],
+        raise field_refusal(
+            InvalidField, "after", "must be the id of a decision", "use `next` of the last page"
         )
     token, _, seq = decision_id.partition(":")
     return (int(token), int(seq))
@@ -421,7 +433,6 @@ def _order(decision_id: str) -> tuple[int, int]:
 
 def _must_have_reason(reason: str, why: str) -> None:
     if not reason.strip():
-        raise InvalidField(
-            f"reason: is required, as {why}; say why",
-            [FieldError("reason", "is required", "say why; it is kept on record")],
+        raise field_refusal(
+            InvalidField, "reason", f"is required, as {why}", "say why; it is kept on record"
         )

@@ -11,6 +11,7 @@ from services.rollout.errors import Conflict, NotAllowed, Unknown
 from services.rollout.strategy import Strategy
 from shared.contracts.events.versions import Lifecycle, SettingsRecord
 from shared.registry.versions import Registry
+from shared.validation import field_refusal
 
 log = structlog.get_logger(__name__)
 
@@ -117,20 +118,24 @@ class Candidates:
         if lacking := self.unevaluated(candidate, strategy):
             found["unevaluated"] = lacking
             if not unevaluated:
-                raise NotAllowed(
-                    f"candidate: strategy {strategy.name} requires a passed evaluation of "
-                    f"{candidate}, and {lacking}; evaluate it (`ratchet versions evaluate "
+                raise field_refusal(
+                    NotAllowed,
+                    "candidate",
+                    f"strategy {strategy.name} requires a passed evaluation of "
+                    f"{candidate}, and {lacking}",
+                    "evaluate it (`ratchet versions evaluate "
                     f"{candidate}`), or say unevaluated: true (`ratchet rollout start "
                     "--unevaluated`)",
-                    field="candidate",
                 )
         if majority := self.one_tenants(candidate):
             found["one_tenant"] = majority
             if not one_tenant:
-                raise NotAllowed(
-                    f"candidate: {majority}, more than half; look at its data, then have an "
+                raise field_refusal(
+                    NotAllowed,
+                    "candidate",
+                    f"{majority}, more than half",
+                    "look at its data, then have an "
                     "approver's key say one_tenant: true (`ratchet rollout start --one-tenant`)",
-                    field="candidate",
                 )
         return found
 
@@ -143,25 +148,32 @@ class Candidates:
         """
         version = self._registry.get(candidate)
         if version is None or version.record.model != model:
-            raise Unknown(
-                f"candidate: {candidate} is not a version of {model}; GET /v1/versions lists them"
+            raise field_refusal(
+                Unknown,
+                "candidate",
+                f"{candidate} is not a version of {model}",
+                "GET /v1/versions lists them",
             )
         if not version.record.gate.released:
-            raise NotAllowed(
-                f"candidate: {candidate} did not pass its gate; train again, or register it "
-                "with the audited gate override",
-                field="candidate",
+            raise field_refusal(
+                NotAllowed,
+                "candidate",
+                f"{candidate} did not pass its gate",
+                "train again, or register it with the audited gate override",
             )
         if version.lifecycle is Lifecycle.rejected and not again:
             why = version.state.reason if version.state else ""
-            raise Conflict(
-                f"candidate: {candidate} was rejected ({why[:300]}); "
+            raise field_refusal(
+                Conflict,
+                "candidate",
+                f"{candidate} was rejected ({why[:300]})",
                 "to start it all the same say again: true (`ratchet rollout start --again`)",
-                field="candidate",
             )
         routing = self._decision_log.routing.get(model)
         if routing is None:
             raise Conflict(f"model {model} has no stable version yet; its first one becomes it")
         if routing.stable == candidate:
-            raise Conflict(f"candidate: {candidate} is stable already; roll out another version")
+            raise field_refusal(
+                Conflict, "candidate", f"{candidate} is stable already", "roll out another version"
+            )
         return routing.stable

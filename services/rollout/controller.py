@@ -41,6 +41,7 @@ from shared.kafka.log import LogUnavailable
 from shared.observability.events import Unavailable
 from shared.registry.versions import Registry
 from shared.registry.view import RoutingView
+from shared.validation import field_refusal
 
 log = structlog.get_logger(__name__)
 
@@ -283,9 +284,11 @@ class Controller:
             self._must_lead()
             routing = self._decision_log.routing.get(model)
             if routing is None:
-                raise Unknown(
-                    f"model: {model} has no stable version to refer to; train or register its first",
-                    field="model",
+                raise field_refusal(
+                    Unknown,
+                    "model",
+                    f"{model} has no stable version to refer to",
+                    "train or register its first",
                 )
             if self._decision_log.unfinished_of(model) is not None:
                 raise Conflict(

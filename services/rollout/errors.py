@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from shared.errors import FieldError, RatchetError
+from shared.errors import RatchetError
 
 
 class RolloutError(RatchetError):
     """Base of the errors that reach a caller: what was wrong, and what to do."""
 
     title = "Not done"
-
-    def __init__(self, detail: str, *, field: str | None = None) -> None:
-        """`detail` is `field: rule; remedy` where a field is at fault."""
-        rule, _, remedy = detail.removeprefix(f"{field}: ").partition("; ")
-        super().__init__(detail, [FieldError(field, rule, remedy)] if field else [])
 
 
 class BadStrategy(RolloutError):
@@ -71,13 +66,6 @@ class NotAnApprover(RolloutError):
 
     status = 403
     code = "forbidden"
-
-    def __init__(self, key_id: str) -> None:
-        super().__init__(
-            f"one_tenant: {key_id} is no approver's key; one issued with "
-            "`ratchet keys create --approver` has to start it",
-            field="one_tenant",
-        )
 
 
 class EvaluationUnavailable(RolloutError):

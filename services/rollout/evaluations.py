@@ -30,6 +30,7 @@ from shared.kafka.generations import generation_record
 from shared.kafka.log import EventLog, LogUnavailable, NewRecord
 from shared.observability.events import Unavailable
 from shared.registry.versions import Registry
+from shared.validation import field_refusal
 
 log = structlog.get_logger(__name__)
 
@@ -192,10 +193,11 @@ class Evaluations:
         if known is None:
             raise Unknown(f"version {version}: unknown; GET /v1/versions lists them")
         if record is None:
-            raise NotAllowed(
-                f"version: {version} is trained, and its own gate evaluated it; "
+            raise field_refusal(
+                NotAllowed,
+                "version",
+                f"{version} is trained, and its own gate evaluated it",
                 "read that with ratchet train report",
-                field="version",
             )
         stable = self._registry.stable(record.model)
         if stable is None or stable.record.version == version:

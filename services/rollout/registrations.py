@@ -25,6 +25,7 @@ from shared.contracts.events.versions import (
 from shared.contracts.topics import VERSIONS
 from shared.kafka.log import EventLog, LogUnavailable
 from shared.registry.versions import Registry, Version
+from shared.validation import field_refusal
 
 log = structlog.get_logger(__name__)
 
@@ -107,10 +108,11 @@ class Registrations:
             raise Unsure(f"it is not known whether it was registered: {error}; {LOOK}") from error
         version = await self._seen(record.version)
         if version.record != record:
-            raise Conflict(
-                f"version: {record.version} was registered by another a moment before; "
+            raise field_refusal(
+                Conflict,
+                "version",
+                f"{record.version} was registered by another a moment before",
                 "ask under another name",
-                field="version",
             )
         log.info("version.registered", version=record.version, model=record.model, actor=actor)
         return version
@@ -119,11 +121,12 @@ class Registrations:
         """The one base that all engines serve; nothing else says what a first version is made of."""
         bases = await self._bases()
         if len(bases) != 1:
-            raise NotAllowed(
-                f"base: is required, as {model} has no stable version and the engines serve "
-                f"{' and '.join(sorted(bases)) or 'none yet'}; give the model's name as the engine's "
-                "/v1/models has it",
-                field="base",
+            raise field_refusal(
+                NotAllowed,
+                "base",
+                f"is required, as {model} has no stable version and the engines serve "
+                f"{' and '.join(sorted(bases)) or 'none yet'}",
+                "give the model's name as the engine's /v1/models has it",
             )
         return bases.pop()
 
@@ -148,18 +151,20 @@ def checked_record(
     """
     name, model = request.version, request.model
     if registry.get(name) is not None:
-        raise Conflict(
-            f"version: {name} exists and names are never reused; take another", field="version"
+        raise field_refusal(
+            Conflict, "version", f"{name} exists and names are never reused", "take another"
         )
     if name in {model, *(version.record.model for version in registry.versions())}:
-        raise Conflict(f"version: {name} is a model's name; take another", field="version")
+        raise field_refusal(Conflict, "version", f"{name} is a model's name", "take another")
     stable = registry.stable(model)
     stables = stable.record.base if stable else ""
     adapter, base = _served_by(request, registry) or (None, request.base or stables)
     if request.base not in ("", base):
-        raise NotAllowed(
-            f"base: {request.base} is not {base}, which {request.adapter_of} is of; leave it out",
-            field="base",
+        raise field_refusal(
+            NotAllowed,
+            "base",
+            f"{request.base} is not {base}, which {request.adapter_of} is of",
+            "leave it out",
         )
     # The engine serves one base, so stable's files are those of a version without an adapter.
     same = adapter or (stable.record if stable and base == stables else None)
@@ -191,16 +196,20 @@ def _served_by(
         return None
     known = registry.get(name)
     if known is None or known.record.model != request.model:
-        raise Unknown(
-            f"adapter_of: {name} is not a version of {request.model}; GET /v1/versions lists them",
-            field="adapter_of",
+        raise field_refusal(
+            Unknown,
+            "adapter_of",
+            f"{name} is not a version of {request.model}",
+            "GET /v1/versions lists them",
         )
     trained = registry.adapter(name)
     if trained is None:
         return None, known.record.base
     if not trained.gate.released or known.lifecycle is Lifecycle.rejected:
-        raise NotAllowed(
-            f"adapter_of: {name} was rejected or did not pass its gate; take a released version",
-            field="adapter_of",
+        raise field_refusal(
+            NotAllowed,
+            "adapter_of",
+            f"{name} was rejected or did not pass its gate",
+            "take a released version",
         )
     return trained, trained.base

@@ -24,7 +24,7 @@ from services.rollout.freeze import FreezeWindow
 from services.rollout.units import Seconds, Share, Weight
 from shared.contracts.events.base import WEIGHT_SCALE
 from shared.file_faults import fault_of
-from shared.validation import rule_and_remedy
+from shared.validation import field_refusal, rule_and_remedy
 
 MAX_STEPS = 64
 MAX_FREEZES = 32
@@ -349,7 +349,7 @@ def parse(raw: object, *, source: str = "strategy") -> Strategy:
 
     """
     if not isinstance(raw, dict):
-        raise BadStrategy(f"{source}: is no mapping; write one with name and steps", field=source)
+        raise field_refusal(BadStrategy, source, "is no mapping", "write one with name and steps")
     given = dict(cast("dict[Any, Any]", raw))
     steps: object = given.get("steps")
     if isinstance(steps, list):
@@ -365,19 +365,21 @@ def parse(raw: object, *, source: str = "strategy") -> Strategy:
         kinds = set(KINDS.values())  # the tag that the path of a step goes through
         path = ".".join(str(part) for part in said["loc"] if part not in kinds)
         field = f"{source}.{path}" if path else source
-        raise BadStrategy(f"{field}: {rule}; {remedy}", field=field) from None
+        raise field_refusal(BadStrategy, field, rule, remedy) from None
 
 
 def _checked(step: object, field: str) -> dict[str, object]:
     """A step of one known kind; `- analysis:` with nothing behind it is the default one."""
     if not isinstance(step, dict):
-        raise BadStrategy(f"{field}: is no mapping; write one such as setWeight: 5", field=field)
+        raise field_refusal(BadStrategy, field, "is no mapping", "write one such as setWeight: 5")
     given = {str(key): value for key, value in cast("dict[object, object]", step).items()}
     kinds = KINDS.keys() & given.keys()
     if len(kinds) != 1:
-        raise BadStrategy(
-            f"{field}: has {', '.join(given) or 'nothing'}; give it exactly one of {', '.join(KINDS)}",
-            field=field,
+        raise field_refusal(
+            BadStrategy,
+            field,
+            f"has {', '.join(given) or 'nothing'}",
+            f"give it exactly one of {', '.join(KINDS)}",
         )
     kind = kinds.pop()
     if given[kind] is None and kind in ("pause", "analysis"):
@@ -395,13 +397,17 @@ def read(path: Path) -> Strategy:
     try:
         raw: object = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BadStrategy(
-            f"strategy: {path.name} cannot be read ({error.strerror}); name a file that exists",
-            field="strategy",
+        raise field_refusal(
+            BadStrategy,
+            "strategy",
+            f"{path.name} cannot be read ({error.strerror})",
+            "name a file that exists",
         ) from None
     except yaml.YAMLError as error:
-        raise BadStrategy(
-            f"strategy: {path.name} is not YAML: {fault_of(error)}; correct the file",
-            field="strategy",
+        raise field_refusal(
+            BadStrategy,
+            "strategy",
+            f"{path.name} is not YAML: {fault_of(error)}",
+            "correct the file",
         ) from None
     return parse(raw, source=path.stem)

@@ -22,6 +22,8 @@ PASSED_ON = {
     "f'{name}: {remedy}'": "from a table whose texts are checked below",
 }
 """Details that are no text of their own, by their source."""
+FIELD_REFUSAL = 4
+"""Arguments of `field_refusal`: the error's class, field, rule and remedy."""
 
 
 @cache
@@ -107,6 +109,16 @@ def test_there_are_refusals() -> None:
     }
     assert {"EngineUnreachable", "EngineRefused", "ScorerUnavailable", "Busy"} <= {*REFUSALS}
     assert "EvidenceUnavailable" not in REFUSALS, "no caller gets it"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_refused_field_has_its_rule_and_remedy(path: Path) -> None:
+    for call in ast.walk(tree(path)):
+        if not isinstance(call, ast.Call) or getattr(call.func, "id", "") != "field_refusal":
+            continue
+        empty = [one for one in call.args if isinstance(one, ast.Constant) and not one.value]
+        assert len(call.args) == FIELD_REFUSAL, f"{path.name}:{call.lineno}"
+        assert not empty, f"{path.name}:{call.lineno}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

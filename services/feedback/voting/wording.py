@@ -72,6 +72,10 @@ def in_plain_words(error: RatchetError) -> dict[str, Any]:
 
 
 def _own_words(error: RatchetError) -> tuple[str, str]:
-    """The error's own sentence, split where its remedy begins."""
-    what, _, remedy = error.detail.partition("; ")
+    """The first bad field with its remedy, or the error's sentence, split where its remedy begins."""
+    if error.fields:
+        first = error.fields[0]
+        what, remedy = f"{first.field}: {first.rule}", first.remedy
+    else:
+        what, _, remedy = error.detail.partition("; ")
     return f"{what[:1].upper()}{what[1:]}.", f"{remedy[:1].upper()}{remedy[1:]}." if remedy else ""

@@ -40,6 +40,7 @@ from shared.registry.api_keys import (
 from shared.registry.erasures import Pseudonym, request_erasure, subjects_of
 from shared.registry.training_jobs import cancel_job, new_job_id, request_job
 from shared.tenants import DEFAULT_TENANT, OperatorScope
+from shared.validation import field_refusal
 
 AT_THE_COMMAND_LINE = "is issued at the command line only"
 REPLAYED_AT_A_TIME = 100
@@ -122,9 +123,11 @@ class OperatorActions:
 
         """
         if Permission.operate in body.scopes:
-            raise KeyRefused(
-                f"scopes: a key with the scope operate {AT_THE_COMMAND_LINE}; "
-                "ask whoever may write the topic of keys"
+            raise field_refusal(
+                KeyRefused,
+                "scopes",
+                f"a key with the scope operate {AT_THE_COMMAND_LINE}",
+                "ask whoever may write the topic of keys",
             )
         fields = body.model_dump(include={"scopes", "tenant", "name"})
         new = make_key(fields | {"expires_at": self._in_days(body.days)}, self._clock.now())

@@ -22,7 +22,6 @@ from shared.contracts.events.erasures import ErasureCompleted, ErasureRequested
 from shared.contracts.events.quality import QualityWindow
 from shared.contracts.events.versions import RewardRecord, VersionRecord
 from shared.contracts.topics import ERASURES, QUALITY
-from shared.errors import FieldError
 from shared.http.problems import InvalidField
 from shared.kafka.deadletters import dead_letters_to_end, place_of
 from shared.kafka.log import EventLog, LogUnavailable, Record, read_events, read_to_end
@@ -33,6 +32,7 @@ from shared.registry.versions import Registry
 from shared.reports.weekly import week_of
 from shared.reports.weekly_events import WeekEvents
 from shared.tenants import OperatorScope
+from shared.validation import field_refusal
 
 T = TypeVar("T")
 NEWEST = 5_000
@@ -169,9 +169,8 @@ class OperatorViews:
         try:
             start, end = week_of(day, self._clock.now())
         except ValueError:
-            rule = FieldError("week", "must be a day", "write it as 2026-11-25")
-            raise InvalidField(
-                f"week: {day[:40]!r} is no day; write it as 2026-11-25", [rule]
+            raise field_refusal(
+                InvalidField, "week", f"{day[:40]!r} is no day", "write it as 2026-11-25"
             ) from None
         week = WeekEvents(start, end, lambda one: model in ("", one) and scope.has_model(one))
         whole = await self._read(

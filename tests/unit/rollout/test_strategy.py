@@ -142,3 +142,12 @@ def test_a_file_that_is_no_strategy_says_so(tmp_path: Path) -> None:
     path.write_text("just text")
     with pytest.raises(BadStrategy, match="mapping"):
         read(path)
+
+
+def test_a_rule_that_quotes_a_semicolon_is_not_cut_there() -> None:
+    with pytest.raises(BadStrategy) as refused:
+        parse({"name": "s", "steps": [{"pause; then": 1}]})
+    (field,) = refused.value.fields
+    assert (field.field, field.rule) == ("strategy.steps.0", "has pause; then")
+    assert field.remedy.startswith("give it exactly one of shadow")
+    assert refused.value.detail == f"{field.field}: {field.rule}; {field.remedy}"
