@@ -175,8 +175,10 @@ def _take_texts(node: Any, path: Path, found: list[tuple[Path, Any]]) -> None:
         fields = cast("dict[str, Any]", node)
         for name, value in fields.items():
             if name in TEXT_FIELDS and value and isinstance(value, str | list | dict):
-                found.append(([*path, name], cast("Any", value)))
-                fields[name] = _placeholder(name, cast("Any", value))
+                stays = _placeholder(name, cast("Any", value))
+                if value != stays:  # a destroyed key's text is none, and wants no other key
+                    found.append(([*path, name], cast("Any", value)))
+                    fields[name] = stays
             else:
                 _take_texts(value, [*path, name], found)
     elif isinstance(node, list):

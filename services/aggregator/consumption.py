@@ -32,6 +32,10 @@ SLICE_EVENTS = 50
 """Events of a topic's partition folded in one go, before other partitions and tasks get their turn."""
 
 
+def no_row(_: bytes) -> None:
+    """What is stored of a partition that another worker owns."""
+
+
 class SourceLog(Protocol):
     """The source topics, as the group reads them."""
 
@@ -102,7 +106,8 @@ class Consumption:
                 for records in fetched.values():
                     turn = records[start : start + SLICE_EVENTS]
                     if self._texts is not None:
-                        await self._texts.prefetch(turn)
+                        state = self._states.get(turn[0].partition) if turn else None
+                        await self._texts.prefetch(turn, state.found if state else no_row)
                     for record in turn:
                         await self._fold_record(record)
                     await asyncio.sleep(0)

@@ -220,7 +220,9 @@ def has_texts_alone(row: TraceRow) -> bool:
     if row.entries or not row.interaction:
         return False
     event = InteractionRecorded.model_validate_json(row.interaction)
-    return any(getattr(event, name) != empty for name, empty in NO_TEXTS.items())
+    return event.encrypted is not None or any(
+        getattr(event, name) != empty for name, empty in NO_TEXTS.items()
+    )
 
 
 def due_s(row: TraceRow, rules: FoldRules) -> float:
@@ -251,7 +253,7 @@ def _perishable(row: TraceRow) -> bool:
 
 def _without_texts(interaction: bytes) -> bytes:
     event = InteractionRecorded.model_validate_json(interaction)
-    return event.model_copy(update=NO_TEXTS).to_json()
+    return event.model_copy(update={**NO_TEXTS, "encrypted": None}).to_json()
 
 
 def fold_score(row: CapRow | None, event: RatedScore, rules: FoldRules) -> Fold[CapRow]:

@@ -102,6 +102,8 @@ class PartitionState:
     _replays: dict[tuple[str, int], list[Contribution]] = field(default_factory=dict)
     _index: IndexChanges = field(default_factory=IndexChanges)
     """What the running batch changes in the store's indexes."""
+    _closed: set[bytes] = field(default_factory=set[bytes])
+    """Keys of unconfirmed rows whose texts are still encrypted: a tick changed them, and needs none."""
     tenants: TenantBytes = field(default_factory=TenantBytes)
     _looked_to: DueEntry | None = None
     """The last due entry looked at since the store changed; earlier ones would come again."""
@@ -131,7 +133,7 @@ class PartitionState:
             self.aggregates = Aggregates.decode(checkpoint)
             self.confirmed = dict(self.aggregates.offsets)
             for dropped in self.aggregates.dropped:
-                if self._stored(dropped.encode()) is not None:
+                if self._read(dropped.encode()) is not None:
                     self._drop(dropped.encode(), [])
         self._waiting.update(self.stored.waiting())
 
@@ -147,6 +149,13 @@ class PartitionState:
             if not uncovered:
                 settled.append(key)
         self.stored.settle(settled)
+
+    def found(self, key: bytes) -> bytes | None:
+        """The row that an event would find; its texts are encrypted where it is not in memory."""
+        row = self._rows.get(key)
+        if row is not None:
+            return row.encode()
+        return None if key in self._rows else self.stored.get(key)
 
     def expects(self, topic: str) -> int:
         """The offset that the next event of a topic should have, or later."""
@@ -243,6 +252,7 @@ class PartitionState:
         done = [key for key in written if key not in self._dirty]
         for key in done:
             self._rows.pop(key, None)
+        self._closed.intersection_update(self._rows)
         self.tenants.forget_but(self._rows)
         self._looked_to = None
         self.confirmed = batch.offsets
@@ -282,17 +292,23 @@ class PartitionState:
                 raise EventRefused("unknown_type", f"{topic} carries no {type(event).__name__}")
 
     def _row(self, key: bytes, kind: Callable[..., RowT]) -> RowT | None:
-        if key in self._rows:
+        """The row with its texts."""
+        if key in self._rows and key not in self._closed:
             return self._rows[key]  # type: ignore[return-value]
-        stored = self._stored(key)
-        return kind.decode(stored) if stored is not None else None  # type: ignore[attr-defined]
-
-    def _stored(self, key: bytes) -> bytes | None:
-        stored = self.stored.get(key)
+        row = self._rows.get(key)
+        stored = row.encode() if row is not None else self._read(key)
         if stored is None:
             return None
-        self.tenants.read(key, len(stored))
-        return stored if self.texts is None else self.texts.open_row(key, stored)
+        if self.texts is not None:
+            stored = self.texts.open_row(key, stored)
+        return kind.decode(stored)  # type: ignore[attr-defined]
+
+    def _read(self, key: bytes) -> bytes | None:
+        """A row as it is stored, with its texts encrypted."""
+        stored = self.stored.get(key)
+        if stored is not None:
+            self.tenants.read(key, len(stored))
+        return stored
 
     def _keep(
         self, topic: str, offset: int, key: bytes, before: RowT | None, fold: Fold[RowT]
@@ -314,6 +330,10 @@ class PartitionState:
             self._wait(before if isinstance(before, TraceRow) else None, row)
         if before is None:
             self._index.held += 1
+        if topic != TICKS:
+            self._closed.discard(key)
+        elif self.texts is not None and key not in self._rows:
+            self._closed.add(key)
         self._rows[key] = row
         self._dirty.add(key)
         self.aggregates.apply(fold.contributions)
@@ -387,10 +407,10 @@ class PartitionState:
         return before - after
 
     def _present(self, key: bytes) -> Row | None:
-        """The row as it is after the last event."""
+        """The row as it is after the last event; its texts may be encrypted."""
         if key in self._rows:
             return self._rows[key]
-        stored = self._stored(key)
+        stored = self._read(key)
         return decode_row(key, stored) if stored is not None else None
 
     def _is_ahead(self, row: Row) -> bool:
@@ -399,6 +419,7 @@ class PartitionState:
 
     def _drop(self, key: bytes, marks: list[Mark]) -> None:
         self._rows[key] = None
+        self._closed.discard(key)
         self._dropped_marks[key] = marks
         self._dirty.add(key)
         self._index.held -= 1

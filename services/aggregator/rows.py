@@ -6,6 +6,7 @@ as it came from the topic, so that writing a row never encodes an interaction ag
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NotRequired, TypeAlias, TypedDict
 
@@ -18,6 +19,7 @@ from services.aggregator.contributions import (
     decode_mark,
     encode_mark,
 )
+from shared.contracts.topics import RATED
 
 SEPARATOR = "\x1f"
 """Between the parts of a key; identifiers cannot contain it (see contracts.events.Identifier)."""
@@ -50,6 +52,17 @@ def cap_row_key(partition: int, cap_key: str) -> bytes:
 def checkpoint_key(partition: int) -> bytes:
     """Key of a partition's checkpoint."""
     return SEPARATOR.join((str(partition), "checkpoint")).encode()
+
+
+def row_key_of(partition: int, topic: str, body: Mapping[str, Any]) -> bytes | None:
+    """Key of the row with texts that an event finds, by its JSON; None where there is no such row."""
+    if topic == RATED:
+        name = body.get("prompt_key")
+        return prompt_row_key(partition, name) if isinstance(name, str) else None
+    tenant, trace = body.get("tenant"), body.get("comparison_id") or body.get("trace_id")
+    if not isinstance(tenant, str) or not isinstance(trace, str):
+        return None
+    return trace_key(partition, tenant, trace)
 
 
 def partition_of(key: bytes) -> int:
