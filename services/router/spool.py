@@ -22,7 +22,7 @@ import struct
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ import orjson
 import structlog
 
 from services.router.recent_records import RecentRecords
-from shared.kafka.log import NewRecord
+from shared.kafka.log import PER_TURN, NewRecord
 
 log = structlog.get_logger(__name__)
 
@@ -135,13 +135,32 @@ class Spool:
             OSError: a segment cannot be read now.
 
         """
+        return next(found for found in self._gathering() if found is not None)
+
+    async def next_batch(self) -> tuple[list[NewRecord], Place]:
+        """As `batch`; other tasks get their turn after each PER_TURN records.
+
+        Raises:
+            OSError: a segment cannot be read now.
+
+        """
+        for found in self._gathering():
+            if found is not None:
+                return found
+            await asyncio.sleep(0)
+        raise AssertionError("the batch comes last")
+
+    def _gathering(self) -> Generator[tuple[list[NewRecord], Place] | None]:
+        """The batch, last; None where others may have their turn, and may append."""
         records: list[NewRecord] = []
         size = 0
-        for record, length in self._memory:
+        for record, length in tuple(self._memory):
             if size >= SHIP_BYTES:
                 break
             records.append(record)
             size += length
+            if len(records) % PER_TURN == 0:
+                yield None
         in_memory = len(records)
         segment, offset = self._shipped
         for number in sorted(self._sizes):
@@ -153,6 +172,8 @@ class Spool:
                     records.append(record)
                     size += end - start
                     start = end
+                    if len(records) % PER_TURN == 0:
+                        yield None
             except FileNotFoundError:
                 # Deleted by someone else; the writer's own is then written to in vain.
                 log.warning("spool.segment_missing", segment=number, bytes=self._sizes[number])
@@ -163,7 +184,7 @@ class Spool:
                 break
         if not records:
             self._appended.clear()
-        return records, Place(segment, offset, in_memory)
+        yield records, Place(segment, offset, in_memory)
 
     def trim(self, place: Place) -> None:
         """Forget everything before `place`: it is acknowledged.

@@ -68,7 +68,7 @@ class SpoolShipper:
     async def ship(self) -> bool:
         """Send one batch and trim it; False where brokers or disk are to be tried again."""
         try:
-            records, place = self._spool.batch()
+            records, place = await self._spool.next_batch()
             if records:
                 await self._send(records)
         except LogUnavailable as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
-from shared.kafka.log import NewRecord, Position, RecordRefused
+from shared.kafka.log import PER_TURN, NewRecord, Position, RecordRefused
 from shared.kafka.partitions import partitions_of
 
 MAX_RECORD_BYTES = 4 * 1024 * 1024
@@ -78,7 +78,8 @@ class ProduceBatches:
         keys = [record.key.encode() for record in records]
         partitions = await self._partitions_of(records, keys)
         filling: dict[tuple[str, int], _Batch] = {}
-        for record, key, partition in zip(records, keys, partitions, strict=True):
+        placed = zip(records, keys, partitions, strict=True)
+        for turn, (record, key, partition) in enumerate(placed, start=1):
             lane = (record.topic, partition)
             batch = filling.get(lane)
             place = None if batch is None else batch.add(key, record)
@@ -89,7 +90,11 @@ class ProduceBatches:
                 place = batch.add(key, record)
                 assert place is not None
             self._places.append((batch, place))
-        for batch in filling.values():
+            if turn % PER_TURN == 0:  # a router ships a megabyte at a time
+                await asyncio.sleep(0)
+        for turn, batch in enumerate(filling.values()):
+            if turn:  # closing one compresses up to its whole size
+                await asyncio.sleep(0)
             await self._send_batch(batch)
 
     async def _send_batch(self, batch: _Batch) -> None:

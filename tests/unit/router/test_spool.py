@@ -2,6 +2,8 @@ import asyncio
 import os
 import socket
 import struct
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from services.router import spool as spool_module
 from services.router.spool import Spool
 from services.router.spool_shipper import SpoolShipper
 from shared.kafka.deadletters import DeadLetters, list_dead_letters
-from shared.kafka.log import NewRecord, read_to_end
+from shared.kafka.log import PER_TURN, NewRecord, read_to_end
 from shared.testing.log import MemoryLog
 from tests.support.small_disk import small_disk
 from tests.support.waiting import eventually
@@ -301,6 +303,44 @@ def test_what_memory_has_no_room_for_is_read_from_disk(
         shipped += records
         spool.trim(batch[1])
     assert shipped == sent
+    spool.close()
+
+
+@pytest.mark.parametrize("recent", [0, LIMIT])
+async def test_a_long_backlog_is_gathered_in_turns_with_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recent: int
+) -> None:
+    monkeypatch.setattr(spool_module, "RECENT_BYTES", recent)
+    spool = Spool(tmp_path, limit_bytes=LIMIT)
+    log = MemoryLog()
+    sent = [record(n) for n in range(60 * PER_TURN)]
+    assert all(spool.append(one) for one in sent)
+    gathered, seen, late = 0, [0], 0
+    records = spool._records
+
+    def counting(number: int, start: int, limit: int) -> Iterator[tuple[NewRecord, int]]:
+        nonlocal gathered
+        for one in records(number, start, limit):
+            gathered += 1
+            yield one
+
+    async def request() -> None:
+        """A request's event comes in each turn."""
+        nonlocal late
+        while True:
+            seen.append(gathered)
+            late += spool.append(record(len(sent) + late))
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(spool, "_records", counting)
+    others = asyncio.create_task(request())
+    assert await shipper_of(spool, log).ship()
+    others.cancel()
+    assert gathered > 50 * PER_TURN
+    assert max(after - before for before, after in pairwise(seen)) <= PER_TURN
+    assert await shipper_of(spool, log).drain(5)
+    wanted = [*sent, *(record(len(sent) + n) for n in range(late))]
+    assert [one.value for one in log.all("topic")] == [one.value for one in wanted]
     spool.close()
 
 

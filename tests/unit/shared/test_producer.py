@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatch
 
 from shared.kafka import producer
-from shared.kafka.log import LogUnavailable, NewRecord, Position, RecordRefused
+from shared.kafka.log import PER_TURN, LogUnavailable, NewRecord, Position, RecordRefused
 from shared.kafka.partitions import partition_of
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
@@ -94,6 +95,32 @@ async def test_single_appends_share_a_batch_of_their_partition_and_keep_order(
         assert all(values == sorted(values, key=int) for values in stored.values())
 
 
+async def test_a_large_append_is_built_in_turns_with_others(
+    double: ProducerDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built, seen = 0, [0]
+    append = BatchBuilder.append
+
+    def counting(builder: BatchBuilder, **record: Any) -> Any:
+        nonlocal built
+        built += 1
+        return append(builder, **record)
+
+    async def others() -> None:
+        while True:
+            seen.append(built)
+            await asyncio.sleep(0)
+
+    log = await started()
+    monkeypatch.setattr(BatchBuilder, "append", counting)
+    turns = asyncio.create_task(others())
+    records = [NewRecord("t", f"key-{n}", b"%d" % n) for n in range(20 * PER_TURN)]
+    positions = await log.append_many(records)
+    turns.cancel()
+    assert len({(one.partition, one.offset) for one in positions}) == len(records)
+    assert max(after - before for before, after in pairwise(seen)) <= PER_TURN
+
+
 async def test_a_refused_record_fails_alone(double: ProducerDouble) -> None:
     log = await started()
     records = [NewRecord("t", "key", b"%d" % n) for n in range(9)]
@@ -142,7 +169,7 @@ async def test_an_append_that_is_given_up_leaves_no_error_unread(
     monkeypatch.setattr(double, "send_batch", send_batch)
     log = await started()
     with pytest.raises(LogUnavailable):
-        await log.append("t", key="k", value=b"v", timeout_s=0.01)
+        await log.append("t", key="k", value=b"v", timeout_s=0.5)
     unread: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unread.append(context))
     batches.pop().set_exception(ProducerClosed())
