@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from shared.contracts.events.user_keys import UserKeyIssued
 from shared.contracts.topics import USER_KEYS
@@ -18,6 +21,8 @@ ROLL_S = 6.0
 READ_TIMEOUT_S = 600.0
 """Longest time for reading the topic once: a million keys take half a minute."""
 BATCH = 1000
+CACHE_KIB = 8192
+"""Memory for pages of the file of tombstones."""
 HELD = 100_000
 """Keys in memory at once, about: where more are to be wrapped anew, the topic is read in parts."""
 MODELS = models_by_type(UserKeyIssued)
@@ -66,7 +71,7 @@ class UserKeyDestroyer:
             if reading.names is None:
                 await self._read(reading)
         found = {name for name in reading.names or () if _subject(name) in subjects}
-        await _bury(self._log, found)
+        await _bury(self._log, partial(_batches, sorted(found)))
         return len(found)
 
     async def _read(self, reading: _KeyReading) -> None:
@@ -89,17 +94,21 @@ def _subject(name: str) -> str:
     return name.partition(":")[0]
 
 
-async def _bury(event_log: EventLog, names: Collection[str]) -> None:
-    """Write the tombstones of keys.
+def _batches(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (names[start : start + BATCH] for start in range(0, len(names), BATCH))
+
+
+async def _bury(event_log: EventLog, batches: Callable[[], Iterator[Sequence[str]]]) -> None:
+    """Write the tombstones of keys, whose names `batches` gives each time anew.
 
     Brokers compact no active segment, so a second tombstone after `ROLL_S` closes the one that holds
     the first (`segment.ms` of the topic); the cleaner then takes the keys from the disk.
     """
-    tombstones = [NewRecord(USER_KEYS, name, None) for name in sorted(names)]
-    if tombstones:
-        await event_log.append_many(tombstones)
-        await asyncio.sleep(ROLL_S)
-        await event_log.append_many(tombstones)
+    for closing in (False, True):
+        for place, names in enumerate(batches()):
+            if closing and not place:
+                await asyncio.sleep(ROLL_S)
+            await event_log.append_many([NewRecord(USER_KEYS, name, None) for name in names])
 
 
 async def rewrap_keys(event_log: EventLog, secrets: Sequence[bytes]) -> Rewrapping:
@@ -122,7 +131,15 @@ async def rewrap_keys(event_log: EventLog, secrets: Sequence[bytes]) -> Rewrappi
             await event_log.append_many([_renewed(record, secrets) for record in records])
         rewrapped, unreadable = rewrapped + len(stale), unreadable + len(found.unreadable)
         part += 1
-    await _bury(event_log, await _revived(event_log))
+    try:
+        with contextlib.closing(_Tombstones()) as tombstones:
+            await read_to_end(event_log, USER_KEYS, timeout_s=READ_TIMEOUT_S, keep=tombstones.note)
+            await _bury(event_log, tombstones.revived)
+    except sqlite3.Error as error:
+        raise LogUnavailable(
+            f"the names of destroyed keys find no room in the folder of temporary files: {error}; "
+            "free some, and ask again"
+        ) from error
     return Rewrapping(rewrapped, unreadable)
 
 
@@ -177,21 +194,40 @@ def _renewed(record: Record, secrets: Sequence[bytes]) -> NewRecord:
     return NewRecord(USER_KEYS, record.key, value, record.headers)
 
 
-async def _revived(event_log: EventLog) -> set[str]:
-    """Names of the keys that have a record behind their tombstone."""
-    dead: set[str] = set()
-    revived: set[str] = set()
+class _Tombstones:
+    """Which keys had a tombstone, and which of them a record behind it.
 
-    def note(record: Record) -> bool:
-        if record.value is None:
-            dead.add(record.key)
-            revived.discard(record.key)
-        elif record.key in dead:
-            revived.add(record.key)
+    They are in an SQLite file without a name, which ends with its connection: there may be millions.
+    """
+
+    def __init__(self) -> None:
+        self._file = sqlite3.connect("", isolation_level=None)
+        self._file.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        self._file.execute("PRAGMA journal_mode = OFF")
+        self._file.execute(
+            "CREATE TABLE names (name TEXT PRIMARY KEY, revived INTEGER NOT NULL) WITHOUT ROWID"
+        )
+        self._file.execute("BEGIN")
+
+    def note(self, record: Record) -> bool:
+        """Follow a record of the topic; False, for none is to be kept."""
+        statement = (
+            "INSERT OR REPLACE INTO names VALUES (?, 0)"
+            if record.value is None
+            else "UPDATE names SET revived = 1 WHERE name = ?"
+        )
+        self._file.execute(statement, (record.key,))
         return False
 
-    await read_to_end(event_log, USER_KEYS, timeout_s=READ_TIMEOUT_S, keep=note)
-    return revived
+    def revived(self) -> Iterator[Sequence[str]]:
+        """Names of the keys that have a record behind their tombstone, BATCH at a time."""
+        found = self._file.execute("SELECT name FROM names WHERE revived ORDER BY name")
+        while names := [str(name) for (name,) in found.fetchmany(BATCH)]:
+            yield names
+
+    def close(self) -> None:
+        """End the file."""
+        self._file.close()
 
 
 def _unwrapped(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from typing import Any
 
 import pytest
 
 from shared.contracts.topics import USER_KEYS
 from shared.kafka import user_key_upkeep
-from shared.kafka.log import LogUnavailable, Record, read_to_end
+from shared.kafka.log import LogUnavailable, NewRecord, Record, read_to_end
 from shared.kafka.user_key_issuer import UserKeyIssuer
 from shared.kafka.user_key_upkeep import Rewrapping, UserKeyDestroyer, rewrap_keys
 from shared.testing.log import MemoryLog
@@ -137,3 +138,30 @@ async def test_however_many_are_stale_few_are_held_and_all_are_wrapped_anew(
     found = {user: ring.key(key_id) for user, (key_id, _) in keys.items()}
     assert found == {user: None if user in PEOPLE[:10] else key for user, (_, key) in keys.items()}
     await ring.close()
+
+
+async def test_names_of_destroyed_keys_take_no_memory_and_the_revived_are_destroyed_again(
+    brokers: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{number:064x}:{number:016x}" for number in range(20_000)]
+    await brokers.append_many([NewRecord(USER_KEYS, name, None) for name in names])
+    await brokers.append_many([NewRecord(USER_KEYS, name, b"{}") for name in names[:25]])
+    monkeypatch.setattr(user_key_upkeep, "BATCH", 10)
+    written: list[list[str]] = []
+    append = brokers.append_many
+
+    async def append_many(records: Any, **options: Any) -> Any:
+        written.append([one.key for one in records if one.value is None])
+        return await append(records, **options)
+
+    monkeypatch.setattr(brokers, "append_many", append_many)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        await rewrap_keys(brokers, (NEW, SECRET))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most - before < 500_000, "a set of as many names takes a megabyte and more"
+    batches = [names[0:10], names[10:20], names[20:25]]
+    assert written == batches * 2
