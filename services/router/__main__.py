@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sys
+from collections import Counter
 
 import aiohttp
 import structlog
@@ -21,7 +22,14 @@ from services.router.filter_rules import FilterRules
 from services.router.health import add_checks
 from services.router.id_claims import RedisIdClaims
 from services.router.identity import IdentityRules
-from services.router.instance import FolderTaken, RouterInstance, bytes_of, ship_left_behind, take
+from services.router.instance import (
+    SPOOLS,
+    FolderTaken,
+    RouterInstance,
+    bytes_of,
+    ship_left_behind,
+    take,
+)
 from services.router.interactions import Interactions
 from services.router.latency_limits import LatencyLimits
 from services.router.media import MediaUploads
@@ -165,17 +173,21 @@ async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterR
         metrics=registry,
     )
     shipper = SpoolShipper(spool, event_log, dead_letters, gather_s=GATHER_S)
+    recovered = Counter[str](dict.fromkeys(SPOOLS, 0))
     unshipped = list(instance.left_behind())
     left_behind = asyncio.create_task(
         ship_left_behind(
             unshipped,
             lambda spool: SpoolShipper(spool, event_log, dead_letters),
             settings.spool_limit_bytes,
+            recovered,
         )
     )
+    recovered["unchecked"] += journal.recovered
     metrics.read_at_scrape(
         spool_bytes=lambda: spool.bytes + bytes_of(unshipped),
         events_lost=lambda: interactions.lost + shipper.refused,
+        events_recovered=lambda: {**recovered, "spool": recovered["spool"] + spool.recovered},
         state_age_s=state.age_s,
         breaker_open=breaker.is_open,
     )

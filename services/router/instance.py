@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -91,17 +92,21 @@ def take(directory: Path) -> Iterator[None]:
 
 
 async def ship_left_behind(
-    waiting: list[Path], shipper_of: Callable[[Spool], SpoolShipper], limit_bytes: int
+    waiting: list[Path],
+    shipper_of: Callable[[Spool], SpoolShipper],
+    limit_bytes: int,
+    recovered: Counter[str],
 ) -> None:
     """Ship the spools of processes that are no more, as there were more of them before.
 
     Each folder leaves the list `waiting` once it is shipped. One that another process has, which
-    may still be ending, or that the disk refuses, is tried again until it is.
+    may still be ending, or that the disk refuses, is tried again until it is. `recovered` counts the
+    shipped records by folder, of SPOOLS.
     """
     said = False
     while True:
         for directory in tuple(waiting):
-            if await _shipped(directory, shipper_of, limit_bytes):
+            if await _shipped(directory, shipper_of, limit_bytes, recovered):
                 waiting.remove(directory)
         if not waiting:
             return
@@ -124,7 +129,10 @@ def bytes_of(directories: Iterable[Path]) -> int:
 
 
 async def _shipped(
-    directory: Path, shipper_of: Callable[[Spool], SpoolShipper], limit_bytes: int
+    directory: Path,
+    shipper_of: Callable[[Spool], SpoolShipper],
+    limit_bytes: int,
+    recovered: Counter[str],
 ) -> bool:
     """Ship the spools of one folder to their end; False where they cannot be had now."""
     try:
@@ -136,6 +144,7 @@ async def _shipped(
                         return False
                     await shipper_of(spool).drain(None)
                 finally:
+                    recovered[name] += spool.recovered
                     spool.close()
     except FolderTaken:
         return False

@@ -8,7 +8,7 @@ the event loop, so a scrape never sees one of them without the others.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client.core import (
@@ -134,6 +134,7 @@ class RouterMetrics(Collector):
         self._labels = ("", *segments, OTHER_SEGMENT)
         self._spool_bytes: Read = _zero
         self._events_lost: Read = _zero
+        self._events_recovered: Callable[[], Mapping[str, int]] = dict
         self._state_age_s: Read = _zero
         self._breaker_open: Callable[[str], bool] = lambda _rollout: False
         self._states_refused = 0
@@ -148,13 +149,18 @@ class RouterMetrics(Collector):
         *,
         spool_bytes: Read,
         events_lost: Read,
+        events_recovered: Callable[[], Mapping[str, int]],
         state_age_s: Read,
         breaker_open: Callable[[str], bool] = lambda _rollout: False,
     ) -> None:
-        """Where the figures without labels come from, and which rollout's breaker is open."""
+        """Where figures come from that others count, and which rollout's breaker is open.
+
+        `events_recovered` are counts by the folder that an earlier process left them in.
+        """
         self._breaker_open = breaker_open
         self._spool_bytes = spool_bytes
         self._events_lost = events_lost
+        self._events_recovered = events_recovered
         self._state_age_s = state_age_s
 
     def state_refused(self) -> None:
@@ -289,6 +295,14 @@ class RouterMetrics(Collector):
             "Interaction events that neither spool nor memory took, or the brokers refused for good",
             value=self._events_lost(),
         )
+        recovered = CounterMetricFamily(
+            "ratchet_router_events_recovered",
+            "Events of an earlier process, sent from its spool or, without texts, its journal",
+            labels=("folder",),
+        )
+        for folder, count in self._events_recovered().items():
+            recovered.add_metric((folder,), count)
+        yield recovered
         yield GaugeMetricFamily(
             "ratchet_router_state_age_seconds",
             "Age of the oldest routing state that sends traffic to a candidate; 0 without one",

@@ -58,6 +58,8 @@ class Place(NamedTuple):
     segment: int
     offset: int
     in_memory: int
+    inherited: int = 0
+    """Records in the batch that an earlier process left."""
 
 
 class Spool:
@@ -79,7 +81,9 @@ class Spool:
         self._sizes: dict[int, int] = {}
         self._total = 0
         self._shipped = (0, 0)
-        self._segment = 0
+        self._segment = self._first = 0
+        self.recovered = 0
+        """Records of an earlier process that were shipped."""
         self._mark = self._writer = -1
         self._torn = False
         self._retry_at = 0.0
@@ -162,6 +166,7 @@ class Spool:
             if len(records) % PER_TURN == 0:
                 yield None
         in_memory = len(records)
+        inherited = 0
         segment, offset = self._shipped
         for number in sorted(self._sizes):
             if number < segment:
@@ -170,6 +175,7 @@ class Spool:
             try:
                 for record, end in self._records(number, start, SHIP_BYTES - size):
                     records.append(record)
+                    inherited += number < self._first
                     size += end - start
                     start = end
                     if len(records) % PER_TURN == 0:
@@ -184,7 +190,7 @@ class Spool:
                 break
         if not records:
             self._appended.clear()
-        yield records, Place(segment, offset, in_memory)
+        yield records, Place(segment, offset, in_memory, inherited)
 
     def trim(self, place: Place) -> None:
         """Forget everything before `place`: it is acknowledged.
@@ -193,6 +199,7 @@ class Spool:
         """
         for _ in range(place.in_memory):
             self._memory_bytes -= self._memory.popleft()[1]
+        self.recovered += place.inherited
         # The folder may have been opened since, with a mark that is further on.
         segment, offset = self._shipped = max(self._shipped, place[:2])
         try:
@@ -282,7 +289,8 @@ class Spool:
             number = max((*sizes, shipped[0])) + 1
             self._writer = self._open_segment(number)
             undo.pop_all()
-        self._mark, self._shipped, self._segment = mark, shipped, number
+        self._mark, self._shipped = mark, shipped
+        self._segment = self._first = number
         self._sizes = {**sizes, number: 0}
         self._total = sum(sizes.values())
 

@@ -40,6 +40,8 @@ class UncheckedJournal:
         """Open or make the folder FOLDER in a process's own."""
         self._spool = Spool(directory / FOLDER, limit_bytes=LIMIT_BYTES, memory_bytes=0)
         self._entries: deque[JournalEntry] = deque()
+        self.recovered = 0
+        """Events of an earlier process that were moved into the spool."""
 
     def note(self, record: NewRecord) -> JournalEntry:
         """Keep an event until it is settled."""
@@ -60,19 +62,20 @@ class UncheckedJournal:
 
     def recover(self, spool: Spool) -> int:
         """Move what an earlier process left into a spool; returns how many found no room there."""
-        moved = lost = 0
+        lost = 0
         try:
             while True:
                 records, place = self._spool.batch()
                 if not records:
                     break
                 kept = sum(map(spool.append, records))
-                moved, lost = moved + kept, lost + len(records) - kept
+                self.recovered += kept
+                lost += len(records) - kept
                 self._spool.trim(place)
         except OSError as error:
             log.warning("unchecked_journal.read_failed", error=str(error))
-        if moved or lost:
-            log.warning("unchecked_journal.recovered", events=moved, lost=lost)
+        if self.recovered or lost:
+            log.warning("unchecked_journal.recovered", events=self.recovered, lost=lost)
         return lost
 
     def close(self) -> None:

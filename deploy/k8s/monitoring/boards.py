@@ -284,6 +284,12 @@ ROUTER = (
         ("ratchet_router_events_lost_total", "{{instance}}"),
     ),
     panel(
+        "Events recovered",
+        "Of a process that was killed: from its spool or, without texts, its journal.",
+        "short",
+        ("ratchet_router_events_recovered_total", "{{instance}} {{folder}}"),
+    ),
+    panel(
         "Age of the routing state",
         "While a rollout has users; after a minute they go to stable.",
         "s",

@@ -73,6 +73,7 @@ class GatewayHarness:
         self.metrics.read_at_scrape(
             spool_bytes=lambda: 0.0,
             events_lost=lambda: 0.0,
+            events_recovered=dict,
             state_age_s=lambda: 0.0,
             breaker_open=self.breaker.is_open,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,16 @@ def left_behind(directory: Path, value: bytes) -> Path:
     return directory
 
 
-def shipping(log: MemoryLog, waiting: list[Path]) -> asyncio.Task[None]:
+def shipping(
+    log: MemoryLog, waiting: list[Path], recovered: Counter[str] | None = None
+) -> asyncio.Task[None]:
     letters = DeadLetters(log, service="router", redact=str, metrics=CollectorRegistry())
-    shipped = ship_left_behind(waiting, lambda spool: SpoolShipper(spool, log, letters), LIMIT)
+    shipped = ship_left_behind(
+        waiting,
+        lambda spool: SpoolShipper(spool, log, letters),
+        LIMIT,
+        Counter() if recovered is None else recovered,
+    )
     return asyncio.create_task(shipped)
 
 
@@ -66,8 +74,10 @@ async def test_what_was_yet_to_be_checked_is_shipped_behind_the_spool(tmp_path: 
     journal.note(NewRecord("topic", "key", b"withheld"))
     journal.close()
     waiting = [left_behind(directory, b"checked")]
-    await asyncio.wait_for(shipping(log, waiting), 60)
+    recovered = Counter[str]()
+    await asyncio.wait_for(shipping(log, waiting, recovered), 60)
     assert await values(log) == [b"checked", b"withheld"]
+    assert recovered == {"spool": 1, "unchecked": 1}
 
 
 async def test_a_spool_that_the_disk_refuses_is_not_given_up(

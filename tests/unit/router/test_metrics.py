@@ -128,11 +128,14 @@ def test_figures_without_labels_are_read_at_the_scrape():
     metrics.read_at_scrape(
         spool_bytes=lambda: figures["spool"],
         events_lost=lambda: figures["lost"],
+        events_recovered=lambda: {"spool": 4, "unchecked": 0},
         state_age_s=lambda: figures["age"],
     )
     figures["spool"] = 7.0
     assert value(metrics, "ratchet_router_spool_bytes") == 7
     assert value(metrics, "ratchet_router_events_lost_total") == 2
+    assert value(metrics, "ratchet_router_events_recovered_total", folder="spool") == 4
+    assert value(metrics, "ratchet_router_events_recovered_total", folder="unchecked") == 0
     assert value(metrics, "ratchet_router_state_age_seconds") == 3
 
 

@@ -62,6 +62,26 @@ def test_any_record_survives_a_restart(
     second.close()
 
 
+async def test_records_of_an_earlier_process_are_counted_once_they_are_shipped(
+    tmp_path: Path,
+) -> None:
+    first = Spool(tmp_path, limit_bytes=LIMIT)
+    assert all(first.append(record(n)) for n in range(7))
+    first.close()
+    log, second = MemoryLog(), Spool(tmp_path, limit_bytes=LIMIT)
+    assert second.append(record(7))
+    log.available = False
+    assert not await shipper_of(second, log).ship()
+    assert second.recovered == 0
+    log.available = True
+    assert await shipper_of(second, log).drain(5)
+    assert second.recovered == 7
+    assert second.append(record(8))
+    assert await shipper_of(second, log).drain(5)
+    assert second.recovered == 7
+    second.close()
+
+
 def test_a_full_spool_refuses_and_takes_again_after_a_trim(tmp_path: Path) -> None:
     spool = Spool(tmp_path, limit_bytes=500)
     accepted = 0

@@ -68,6 +68,8 @@ def recovered(folder: Path) -> list[InteractionRecorded]:
     spool, journal = Spool(copy, limit_bytes=1_000_000), UncheckedJournal(copy)
     try:
         assert journal.recover(spool) == 0
+        records, place = spool.batch()
+        assert journal.recovered + place.inherited == len(records)
         return events(spool)
     finally:
         spool.close()
