@@ -27,7 +27,7 @@ class AggregatorSettings(ServiceSettings):
         default=10.0, ge=6.0, le=60.0, description="after which a dead worker's partitions move"
     )
     horizon_days: float = Field(
-        default=30.0, gt=0, le=365, description="how long feedback waits for its interaction"
+        default=30.0, gt=0, le=3650, description="how long feedback waits for its interaction"
     )
     unknown_trace_s: float = Field(
         default=300.0, ge=60, description="how long feedback waits before its trace is unknown"

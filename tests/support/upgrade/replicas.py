@@ -18,6 +18,12 @@ ROUTERS, FEEDBACKS = ("router", "router-b"), ("feedback", "feedback-b")
 WORKERS = ("aggregator", "intake", "rollout", "training")
 _ENGINE = {"RATCHET_ROUTER_ENGINES": "${url.engine}"}
 _AGGREGATOR = {"RATCHET_AGGREGATOR_SESSION_TIMEOUT_S": "6"}
+KEPT_DAYS = 3650
+"""How old the fixture's events may be: otherwise rows go, and submissions are refused, by age."""
+_KEEPING = {
+    "aggregator": {"RATCHET_AGGREGATOR_HORIZON_DAYS": str(KEPT_DAYS)},
+    **{name: {"RATCHET_FEEDBACK_MAX_AGE_DAYS": str(KEPT_DAYS)} for name in (*FEEDBACKS, "intake")},
+}
 _TRAINING = {"RATCHET_TRAINING_MIN_PAIRS": "1000000"}
 PROCESSES: dict[str, dict[str, Any]] = {
     "engine": {
@@ -62,16 +68,36 @@ PROCESSES: dict[str, dict[str, Any]] = {
 }
 
 
-def upgrade_stack(run_dir: Path, agent: str, services: Sequence[str]) -> Stack:
-    """The stack with these services, not entered yet; `agent` is the URL of an agent double."""
+def keeping_environment(name: str) -> dict[str, str]:
+    """What else a service is given after the upgrade, so that nothing of the fixture is too old."""
+    return _KEEPING.get(name, {})
+
+
+def upgrade_stack(
+    run_dir: Path, agent: str, services: Sequence[str], *, keeps: bool = False
+) -> Stack:
+    """The stack with these services, not entered yet.
+
+    Args:
+        run_dir: its folder.
+        agent: URL of an agent double.
+        services: what it starts.
+        keeps: services take the fixture's events however old they are.
+    """
     rollout: Mapping[str, str] = {
         "RATCHET_ROLLOUT_AGENTS": agent,
         "RATCHET_ROLLOUT_AUTO_START": "false",
     }
+    processes = {**PROCESSES, "rollout": {"env": rollout}}
+    if keeps:
+        for name in _KEEPING:
+            process = processes.get(name, {})
+            env = {**process.get("env", {}), **keeping_environment(name)}
+            processes[name] = {**process, "env": env}
     return Stack(
         run_dir,
         services=services,
-        processes={**PROCESSES, "rollout": {"env": rollout}},
+        processes=processes,
         ports="free",
         scrape_interval="1s",
         say=lambda _: None,
