@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import accumulate
 
 from services.training.jobs import JobQueue
 from shared.contracts.events.training import TrainingMethod, TrainingRequested
@@ -35,8 +36,9 @@ for: the same data would be rejected again."""
 class PairShapes:
     """What is known of pairs without their texts: category and the chosen answer's characters."""
 
-    categories: Sequence[str] = ()
-    lengths: Sequence[int] = ()
+    categories: Counter[str] = field(default_factory=Counter[str])
+    lengths: Counter[int] = field(default_factory=Counter[int])
+    """How many pairs have each."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +61,28 @@ class RewardInputs:
 
 def drift(known: PairShapes, fresh: PairShapes) -> dict[str, float]:
     """Population stability index of each feature; zeros with too few pairs on either side."""
-    if len(fresh.categories) < MIN_FRESH or len(known.categories) < MIN_FRESH:
+    if min(known.categories.total(), fresh.categories.total()) < MIN_FRESH:
         return {"category": 0.0, "length": 0.0}
-    ordered = sorted(known.lengths)
-    edges = sorted({ordered[len(ordered) * step // BINS] for step in range(1, BINS)})
-    lengths = [
-        Counter(bisect.bisect_right(edges, length) for length in shapes.lengths)
-        for shapes in (known, fresh)
-    ]
+    edges = _edges(known.lengths)
     return {
-        "category": stability_index(Counter(known.categories), Counter(fresh.categories)),
-        "length": stability_index(lengths[0], lengths[1]),
+        "category": stability_index(known.categories, fresh.categories),
+        "length": stability_index(_binned(known.lengths, edges), _binned(fresh.lengths, edges)),
     }
+
+
+def _edges(lengths: Counter[int]) -> list[int]:
+    """Lengths that part the pairs into BINS alike."""
+    ordered = sorted(lengths)
+    until = list(accumulate(lengths[length] for length in ordered))
+    places = (until[-1] * step // BINS for step in range(1, BINS))
+    return sorted({ordered[bisect.bisect_right(until, place)] for place in places})
+
+
+def _binned(lengths: Counter[int], edges: Sequence[int]) -> Counter[int]:
+    binned = Counter[int]()
+    for length, count in lengths.items():
+        binned[bisect.bisect_right(edges, length)] += count
+    return binned
 
 
 @dataclass(frozen=True)

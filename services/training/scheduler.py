@@ -16,8 +16,8 @@ from services.training.jobs import JobQueue
 from services.training.metrics import TrainingMetrics
 from services.training.reward_schedule import RewardInputs, decide_reward, drift, reward_wait
 from services.training.settings import TrainingSettings
-from services.training.snapshot import MODELS, place
-from services.training.trigger import PairCounter, TriggerInputs, decide
+from services.training.snapshot import MODELS, Offsets, place
+from services.training.trigger import PairCounter, PairCounts, TriggerInputs, decide
 from shared.clock import Clock
 from shared.contracts.events.training import TrainingMethod, TrainingRequested
 from shared.contracts.events.versions import VersionRecord
@@ -29,6 +29,8 @@ from shared.registry.follow import RegistryFollower
 
 log = structlog.get_logger(__name__)
 
+RECOUNT_REST = 9.0
+"""How much longer than a count of the pairs the next one waits, so that a tenth of a core counts."""
 LOOK_INTERVAL_S = 60.0
 """How often the store is asked for snapshots that another replica may have made, and all pairs are
 looked at for drift."""
@@ -56,6 +58,11 @@ class Scheduler:
         self._metrics = metrics
         self._clock = clock
         self._pairs = PairCounter(settings.model, settings.rules, labelled=settings.method == "kto")
+        self._counting = asyncio.Lock()
+        """Held while a thread counts, and no event is applied."""
+        self._counts: PairCounts | None = None
+        self._counts_of: list[Offsets] = []
+        self._recount_at = -math.inf
         self._tail = event_log.tail(PREFERENCES)
         self._why = ""
         self._snapshots: list[Manifest] = []
@@ -68,7 +75,8 @@ class Scheduler:
             async for record in self._tail:
                 with contextlib.suppress(UnreadableRecord):
                     event = decode(record.headers, record.value, MODELS)
-                    self._pairs.apply(event, place(record), record.offset)
+                    async with self._counting:
+                        self._pairs.apply(event, place(record), record.offset)
         finally:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._tail.close()
@@ -92,12 +100,15 @@ class Scheduler:
     async def _consider_reward(self) -> None:
         settings = self._settings
         known = self._registry.registry.rewards(settings.model)
-        before, since = self._pairs.shapes(known[-1].dataset.offsets if known else {})
+        offsets = known[-1].dataset.offsets if known else {}
+        async with self._counting:
+            before, since = await asyncio.to_thread(self._pairs.shapes, offsets)
+            judged = await asyncio.to_thread(lambda: self._pairs.judged)
         for feature, index in drift(before, since).items():
             self._metrics.reward_drift.labels(settings.model, feature).set(index)
         inputs = RewardInputs(
             model=settings.model,
-            judge_pairs=self._pairs.judged,
+            judge_pairs=judged,
             min_judge_pairs=settings.gate.min_judge_pairs,
             every_days=settings.reward_every_days,
             max_drift=settings.reward_max_drift,
@@ -122,21 +133,22 @@ class Scheduler:
             log.warning(Unavailable.storage, during="newest_dataset", error=str(error))
             return False
         last = snapshots[-1] if snapshots else None
-        self._forget_trained(snapshots)
-        self._metrics.new_pairs.labels(settings.model).set(len(self._pairs))
+        trained = self._trained(snapshots)
+        counts = await self._counted(trained, last.offsets if last else {})
+        self._metrics.new_pairs.labels(settings.model).set(counts.new.total())
         plan = settings.collection_plan
         inputs = TriggerInputs(
             model=settings.model,
-            new_pairs=len(self._pairs),
+            new_pairs=counts.new.total(),
             min_pairs=plan.pairs,
-            judge_pairs=self._pairs.judged,
+            judge_pairs=counts.judged,
             min_judge_pairs=settings.gate.min_judge_pairs,
             last_dataset=last.dataset_id if last else "",
             seed=settings.seed,
             algorithm=settings.algorithm,
-            heldout_pairs=self._pairs.heldout,
-            fresh_pairs=self._pairs.since(last.offsets if last else {}),
-            category_pairs_missing=plan.missing_of_categories(self._pairs.by_category()),
+            heldout_pairs=counts.heldout,
+            fresh_pairs=counts.fresh,
+            category_pairs_missing=plan.missing_of_categories(counts.new),
             days_left=plan.days_left(self._last_version_at(), self._clock.now()),
         )
         for kind, rows in inputs.missing.items():
@@ -170,8 +182,21 @@ class Scheduler:
         ]
         return max(times, default=None)
 
-    def _forget_trained(self, snapshots: list[Manifest]) -> None:
-        """Drop pairs that a version was made of; a job without a version does not use them up."""
+    async def _counted(self, trained: Offsets, newest: Offsets) -> PairCounts:
+        """Count the pairs, in a thread: there may be millions."""
+        now, of = self._clock.monotonic(), [trained, newest]
+        if self._counts is not None and of == self._counts_of and now < self._recount_at:
+            return self._counts
+        async with self._counting:
+            self._pairs.forget(trained)
+            self._counts = await asyncio.to_thread(self._pairs.counts, newest)
+        self._counts_of = of
+        ended = self._clock.monotonic()
+        self._recount_at = ended + RECOUNT_REST * (ended - now)
+        return self._counts
+
+    def _trained(self, snapshots: list[Manifest]) -> Offsets:
+        """Where the pairs end that a version was made of; a job without a version uses none up."""
         versions = self._registry.registry.versions(self._settings.model)
         used = {
             version.record.dataset.dataset_id
@@ -180,8 +205,8 @@ class Scheduler:
         }
         for manifest in reversed(snapshots):
             if manifest.dataset_id in used:
-                self._pairs.forget(manifest.offsets)
-                return
+                return manifest.offsets
+        return {}
 
     async def _known_snapshots(self) -> list[Manifest]:
         now = self._clock.monotonic()

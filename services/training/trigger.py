@@ -7,10 +7,12 @@ Two replicas that see the same log ask for the same job_id, and a job_id is one 
 from __future__ import annotations
 
 import math
+import pickle
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from services.training.dataset_rows import answer_of, pair_of
 from services.training.jobs import JobQueue
@@ -18,6 +20,7 @@ from services.training.reward_schedule import PairShapes
 from services.training.row_checks import refusal
 from services.training.sides import DatasetRules, Sides, assign, set_apart
 from services.training.snapshot import Offsets
+from services.training.spill import SpilledTable
 from shared.contracts.events.base import Event
 from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted, UnpairedExample
 from shared.contracts.events.training import TrainingMethod, TrainingRequested
@@ -38,8 +41,7 @@ same data would be rejected again."""
 _ON_THE_WAY = frozenset({Lifecycle.registered, Lifecycle.shadow, Lifecycle.canary})
 
 
-@dataclass(frozen=True)
-class _CountedPair:
+class _CountedPair(NamedTuple):
     """What decides a pair's side, without its texts."""
 
     prompt_digest: bytes
@@ -57,15 +59,34 @@ class _CountedPair:
     """Of a single answer: two of them, good and bad, teach a judge that has no vote."""
 
 
+@dataclass(frozen=True)
+class PairCounts:
+    """What a decision asks of the pairs."""
+
+    new: Counter[str]
+    """By category, trainable pairs that no version's snapshot has."""
+    fresh: int
+    """Those of them that the newest snapshot does not have."""
+    heldout: int
+    """Held out for the evaluation, old ones included."""
+    judged: int
+    """Of the judge, old ones included."""
+
+
 class PairCounter:
-    """Counts one model's trainable pairs that no version's snapshot has yet."""
+    """Counts one model's trainable pairs that no version's snapshot has yet.
+
+    All pairs decide on the sides, so all are kept, on disk once there are many. Counting reads them
+    some ten times: not for an event loop, and no event may be applied meanwhile.
+    """
 
     def __init__(self, model: str, rules: DatasetRules, *, labelled: bool = False) -> None:
         """`labelled`: single answers, good or bad, count as well, as KTO trains on them."""
         self._labelled = labelled
         self._model = model
         self._rules = rules
-        self._pairs: dict[str, _CountedPair] = {}
+        self._pairs = SpilledTable[str]()
+        """By id, a _CountedPair as it is stored."""
         self._trained: dict[str, int] = {}
         self._sides: Sides[_CountedPair] | None = None
 
@@ -75,8 +96,7 @@ class PairCounter:
             case PreferencePair() if event.model == self._model:
                 pair = pair_of(event)
                 if refusal(pair, self._rules) is None:
-                    self._sides = None
-                    self._pairs[event.pair_id] = _CountedPair(
+                    counted = _CountedPair(
                         prompt_digest=pair.prompt_digest,
                         prompt_rank=pair.prompt_rank,
                         raters=pair.raters,
@@ -87,12 +107,12 @@ class PairCounter:
                         judges=not pair.machine_made,
                         chars=len(pair.chosen),
                     )
+                    self._put(event.pair_id, counted)
             case UnpairedExample() if event.model == self._model and self._labelled:
                 answer = answer_of(event)
                 sound = answer.messages and answer.asked.refusal is None
                 if sound and len(answer.answer.strip()) > self._rules.min_chars:
-                    self._sides = None
-                    self._pairs[event.pair_id] = _CountedPair(
+                    counted = _CountedPair(
                         prompt_digest=answer.prompt_digest,
                         prompt_rank=answer.prompt_rank,
                         raters=answer.raters,
@@ -103,11 +123,29 @@ class PairCounter:
                         judges=False,
                         label=answer.label,
                     )
+                    self._put(event.pair_id, counted)
             case PreferenceRetracted():
-                if self._pairs.pop(event.pair_id, None) is not None:
+                if self._pairs.pop(event.pair_id):
                     self._sides = None
             case _:
                 pass
+
+    def _put(self, pair_id: str, pair: _CountedPair) -> None:
+        self._sides = None
+        self._pairs.put(pair_id, pickle.dumps(tuple(pair), pickle.HIGHEST_PROTOCOL))
+
+    def _counted(self) -> Iterator[_CountedPair]:
+        for stored in self._pairs.values():
+            yield _CountedPair(*pickle.loads(stored))  # noqa: S301 - nobody else can write it
+
+    def counts(self, offsets: Offsets) -> PairCounts:
+        """All that a decision asks; `offsets` are those of the newest snapshot.
+
+        Raises:
+            DiskFull: there is no room below TMPDIR.
+
+        """
+        return PairCounts(self.by_category(), self.since(offsets), self.heldout, self.judged)
 
     def forget(self, offsets: Offsets) -> None:
         """Count no longer the pairs that a snapshot up to these offsets has."""
@@ -153,19 +191,17 @@ class PairCounter:
 
     def shapes(self, offsets: Offsets) -> tuple[PairShapes, PairShapes]:
         """Categories and lengths of people's pairs, those before these offsets and those since."""
-        sides: tuple[list[_CountedPair], list[_CountedPair]] = [], []
-        for pair in self._pairs.values():
+        before, since = PairShapes(), PairShapes()
+        for pair in self._counted():
             if pair.judges:
-                sides[pair.offset >= offsets.get(pair.place, 0)].append(pair)
-        before, since = (
-            PairShapes([pair.category for pair in side], [pair.chars for pair in side])
-            for side in sides
-        )
+                shapes = since if pair.offset >= offsets.get(pair.place, 0) else before
+                shapes.categories[pair.category] += 1
+                shapes.lengths[pair.chars] += 1
         return before, since
 
     def _current(self) -> Sides[_CountedPair]:
         if self._sides is None:
-            trainable, judged = set_apart(self._pairs.values(), self._rules)
+            trainable, judged = set_apart(self._counted(), self._rules)
             self._sides = assign(trainable, judged, self._rules)
         return self._sides
 

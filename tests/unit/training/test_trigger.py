@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import gc
+import tracemalloc
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
 
+from services.training import spill
 from services.training.jobs import JobQueue
 from services.training.sides import DatasetRules
 from services.training.trigger import MAX_FAILURES, PAUSES, PairCounter, TriggerInputs, decide
+from shared.contracts.events.base import Context, Event
 from shared.contracts.events.preferences import PairSource
 from shared.contracts.events.training import (
     RunPhase,
@@ -299,3 +304,58 @@ def test_pairs_since_a_snapshot_are_counted_without_using_the_others_up() -> Non
     for number in range(10):
         counter.apply(retraction(f"pair-{number:04}"), "p/0", 10 + number)
     assert counter.heldout == 0
+
+
+def history(pairs: int) -> Iterator[Event]:
+    """Pairs of a few categories, thumbs among them, some taken back and some made again."""
+    for number in range(pairs):
+        panel = "judge" if number % 13 == 0 else ""
+        context = Context(category=f"category-{number % 5}")
+        raters = (f"rater-{number % 11}",)
+        yield pair_event(number, panel=panel, context=context, raters=raters)
+        if number % 6 == 0:
+            yield example_event(number).model_copy(update={"completion": "a long enough answer"})
+        if number % 10 == 7:
+            yield retraction(f"pair-{number - 3:04}")
+        if number % 20 == 7:
+            yield pair_event(number - 3, raters=raters)
+
+
+def counter_of(events: Iterator[Event]) -> PairCounter:
+    counter = PairCounter(MODEL, DatasetRules(), labelled=True)
+    for offset, event in enumerate(events):
+        counter.apply(event, f"p/{offset % 2}", offset)
+    return counter
+
+
+def test_pairs_on_disk_count_as_pairs_in_memory_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[object] = []
+    newest = {"p/0": 150, "p/1": 120}
+    for in_memory in (7, 10_000):
+        monkeypatch.setattr(spill, "SPILL_ROWS", in_memory)
+        counter = counter_of(history(200))
+        counter.forget({"p/0": 50, "p/1": 60})
+        counts = counter.counts(newest)
+        assert counts.new.total() == len(counter) > counts.fresh > 0
+        assert min(counts.heldout, counts.judged, len(counts.new)) > 0
+        found.append((counts, counter.shapes(newest)))
+    assert found[0] == found[1]
+
+
+def test_memory_does_not_grow_with_the_pairs_that_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(spill, "SPILL_ROWS", 50)
+    held: list[int] = []
+    for pairs in (100, 1_000, 4_000):  # the first one loads what is loaded once
+        tracemalloc.start()
+        try:
+            counter = counter_of(history(pairs))
+            assert len(counter) > 0
+            gc.collect()
+            held.append(tracemalloc.get_traced_memory()[0])
+        finally:
+            tracemalloc.stop()
+    assert (held[2] - held[1]) / 3_000 < 60, (
+        held
+    )  # bytes a pair; held whole, it takes ten times that
