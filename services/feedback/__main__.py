@@ -205,9 +205,9 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
                 purpose="evaluation",
             ),
             scores=RewardScores(session, settings.inference_url, voting.authorization),
-            queue=ballots.queue,
+            queue=ballots.reserve.queue,
             plan=voting.plan,
-            compared=ballots.compared,
+            compared=ballots.reserve.compared,
             schedule=RankingSchedule(
                 settings.voting_rank_hours * 3600, settings.voting_rank_prompts
             ),
@@ -254,7 +254,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
             )
         finally:
             stop.set()
-            await ballots.close()
+            await ballots.reserve.close()
             background.cancel(
                 *followers,
                 "read_model",

@@ -272,7 +272,7 @@ async def voting_service(
             ),
         )
         router.gate.set()
-        await ballots.close()
+        await ballots.reserve.close()
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from services.feedback.comparisons import (
     turns_redacted,
 )
 from services.feedback.errors import Invalid, invalid
-from services.feedback.voting.ballots import voted_model
 from services.feedback.voting.plan import MAX_QUESTION, VotingPlan
+from services.feedback.voting.reserve import voted_model
 from shared.clock import Clock
 from shared.contracts.events.annotations import MAX_RATERS, AnnotationItemAdded, AnnotationKind
 from shared.contracts.events.base import (

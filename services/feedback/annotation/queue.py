@@ -16,9 +16,9 @@ from services.feedback.annotation.leases import AnnotationLeases
 from services.feedback.errors import AlreadyVoted, Busy, NotFound, invalid
 from services.feedback.publisher import SOURCE, FeedbackPublisher, feedback_record, vote_record
 from services.feedback.submissions import read_submission, submitted
-from services.feedback.voting.ballots import NothingToVoteOn
 from services.feedback.voting.corrections import correction
 from services.feedback.voting.invites import Rater
+from services.feedback.voting.reserve import NothingToVoteOn
 from shared.clock import Clock
 from shared.contracts.events.annotations import (
     LABELS,

@@ -10,11 +10,8 @@ from datetime import timedelta
 from functools import partial
 from typing import Literal
 
-import structlog
-
 from services.feedback.comparisons import Comparisons
 from services.feedback.errors import AlreadyVoted, Busy, FeedbackError, NotFound
-from services.feedback.matchups import informative_pair
 from services.feedback.metrics import FeedbackMetrics
 from services.feedback.open_comparisons import Comparison, OpenComparisons
 from services.feedback.publisher import FeedbackPublisher, feedback_record
@@ -22,7 +19,7 @@ from services.feedback.submissions import withdrawn
 from services.feedback.voting.corrections import correction, marks
 from services.feedback.voting.invites import Rater
 from services.feedback.voting.plan import VotingPlan
-from services.feedback.voting.prompts import PromptQueue, snippet
+from services.feedback.voting.prompts import snippet
 from services.feedback.voting.rater_store import (
     CountedVote,
     PendingComparison,
@@ -30,6 +27,7 @@ from services.feedback.voting.rater_store import (
     day_of,
 )
 from services.feedback.voting.reading_time import least_reading_time
+from services.feedback.voting.reserve import ComparisonReserve
 from services.feedback.voting.spans import MarkedSpan
 from shared.clock import Clock
 from shared.contracts.events.base import Message, prompt_text
@@ -39,8 +37,6 @@ from shared.contracts.events.votes import Choice, Side
 from shared.redaction.detection import Redact, redacted
 from shared.registry.routing import RoutingTable
 
-log = structlog.get_logger(__name__)
-
 UNDO = timedelta(seconds=60)
 """How long after a vote its rater may take it back."""
 MAX_VOTES_A_DAY = 2_000
@@ -49,12 +45,6 @@ RESERVE = 1
 """Comparisons kept ready behind the one shown."""
 MAX_PENDING = 8
 """Comparisons one rater may have open; beyond it a question of one's own replaces the oldest."""
-
-
-class NothingToVoteOn(NotFound):
-    """The queue has no prompt, or no version is served that could answer one."""
-
-    title = "Nothing to vote on"
 
 
 class UndoOver(FeedbackError):
@@ -110,28 +100,21 @@ class RaterBallots:
         self._open = open_comparisons
         self._raters = raters
         self._publisher = publisher
-        self._routing = routing
         self._metrics = metrics
         self._clock = clock
         self._redact = redact
         self.plan = plan
-        self.queue = PromptQueue(plan)
-        self._authorization = authorization
-        self._rng = rng or random.SystemRandom()
-        self._preparing: dict[Rater, asyncio.Task[None]] = {}
+        self.reserve = ComparisonReserve(
+            comparisons=comparisons,
+            open_comparisons=open_comparisons,
+            raters=raters,
+            routing=routing,
+            clock=clock,
+            plan=plan,
+            authorization=authorization,
+            rng=rng,
+        )
         self._asking: set[Rater] = set()
-
-    def compared(self) -> tuple[str, tuple[str, str]]:
-        """The model and two versions that the page shows; of more than two named the first two.
-
-        Raises:
-            NothingToVoteOn: no version is served yet.
-
-        """
-        model = voted_model(self.plan, self._routing)
-        if self.plan.versions:
-            return model, (self.plan.versions[0], self.plan.versions[1])
-        return model, self._comparisons.opponents(model)
 
     async def next(self, rater: Rater) -> Shown:
         """The comparison shown last that has no vote yet, else the one in reserve, else a new one.
@@ -140,14 +123,14 @@ class RaterBallots:
         """
         found = await self._first(rater)
         if found is None:
-            await asyncio.shield(self._prepare(rater))
+            await asyncio.shield(self.reserve.prepare(rater))
             found = await self._first(rater)
             if found is None:
                 raise NotFound("the comparison was lost before it was shown; try again")
         pending, comparison = found
         shown = await self._show(rater, pending, comparison)
-        if self.queue and len(await self._raters.pending(rater)) <= RESERVE:
-            self._prepare(rater)
+        if self.reserve.queue and len(await self._raters.pending(rater)) <= RESERVE:
+            self.reserve.prepare(rater)
         return shown
 
     async def ask(self, rater: Rater, question: str, category: str = "") -> Shown:
@@ -157,7 +140,9 @@ class RaterBallots:
         self._asking.add(rater)
         try:
             turns = (Message(role="user", content=question),)
-            pending = await self._open_new(rater, turns, self.plan.category_of(question, category))
+            pending = await self.reserve.open(
+                rater, turns, self.plan.category_of(question, category)
+            )
         finally:
             self._asking.discard(rater)
         comparison = await self._of(rater, pending.comparison_id)
@@ -294,13 +279,6 @@ class RaterBallots:
             return 0.0
         return max((vote.at + UNDO - self._clock.now()).total_seconds(), 0.0)
 
-    async def close(self) -> None:
-        """Cancel what is being generated in reserve."""
-        tasks = list(self._preparing.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
     async def _first(self, rater: Rater) -> tuple[PendingComparison, Comparison] | None:
         """The rater's first open comparison that the store still has."""
         for pending in await self._raters.pending(rater):
@@ -309,62 +287,6 @@ class RaterBallots:
                 return pending, comparison
             await self._raters.drop(rater, pending.comparison_id)
         return None
-
-    def _prepare(self, rater: Rater) -> asyncio.Task[None]:
-        """The one running generation of a queued prompt for this rater, started where none runs."""
-        task = self._preparing.get(rater)
-        if task is None:
-            task = asyncio.create_task(self._take_from_queue(rater))
-            self._preparing[rater] = task
-            task.add_done_callback(lambda done: self._prepared(rater, done))
-        return task
-
-    def _prepared(self, rater: Rater, task: asyncio.Task[None]) -> None:
-        del self._preparing[rater]
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.info("voting.not_prepared", error=str(error))
-
-    async def _take_from_queue(self, rater: Rater) -> None:
-        today = day_of(self._clock.now())
-        coverage = await self._raters.coverage(rater.tenant, today)
-        seen = {vote.question for vote in await self._raters.votes(rater, today)}
-        for pending in await self._raters.pending(rater):
-            comparison = await self._open.get(rater.tenant, pending.comparison_id)
-            if comparison is not None:
-                seen.add(snippet(prompt_text(comparison.messages)))
-        chosen = self.queue.choose(coverage, seen, self._rng)
-        if chosen is None:
-            raise NothingToVoteOn("the queue has no prompts; ask a question of your own")
-        prompt, category = chosen
-        await self._open_new(rater, prompt.turns, category)
-
-    async def _open_new(
-        self, rater: Rater, turns: Sequence[Message], category: str
-    ) -> PendingComparison:
-        versions = await self._pair(rater.tenant)
-        opened = await self._comparisons.open(
-            {
-                **({"versions": versions} if versions else {}),
-                "model": voted_model(self.plan, self._routing),
-                "messages": [turn.model_dump() for turn in turns],
-                "user_id": rater.user_id,
-                "metadata": {"category": category},
-                "max_tokens": self.plan.max_tokens,
-            },
-            tenant=rater.tenant,
-            authorization=self._authorization,
-        )
-        pending = PendingComparison(
-            comparison_id=opened["comparison_id"], category=category, opened_at=self._clock.now()
-        )
-        await self._raters.add(rater, pending)
-        return pending
-
-    async def _pair(self, tenant: str) -> tuple[str, str] | None:
-        """Of the plan's versions the two to show; None where it names none."""
-        if not self.plan.versions:
-            return None
-        return informative_pair(self.plan.versions, await self._raters.wins(tenant), self._rng)
 
     async def _show(
         self, rater: Rater, pending: PendingComparison, comparison: Comparison
@@ -404,21 +326,3 @@ class RaterBallots:
                 if vote.comparison_id == comparison_id:
                     return vote
         return None
-
-
-def voted_model(plan: VotingPlan, routing: RoutingTable) -> str:
-    """The model whose answers are shown: the plan's, else the first that has a stable version.
-
-    Raises:
-        NothingToVoteOn: there is none.
-
-    """
-    models = [state.model for state in routing.models()]
-    if plan.model in models:
-        return plan.model
-    if plan.model or not models:
-        raise NothingToVoteOn(
-            f"no version of {plan.model or 'any model'} is served yet; "
-            "ratchet versions list shows what there is"
-        )
-    return models[0]

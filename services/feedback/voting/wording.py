@@ -13,7 +13,7 @@ from services.feedback.errors import (
     RouterFailed,
     RouterUnavailable,
 )
-from services.feedback.voting.ballots import NothingToVoteOn
+from services.feedback.voting.reserve import NothingToVoteOn
 from shared.errors import RatchetError
 from shared.keys import Forbidden, Unauthenticated
 
