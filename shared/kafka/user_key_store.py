@@ -9,8 +9,6 @@ keys in random order would otherwise rewrite every page of both indexes with eac
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import shutil
 import sqlite3
@@ -19,14 +17,14 @@ import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
-import orjson
 import structlog
 
 from shared.contracts.topics import USER_KEYS
 from shared.kafka.log import Positions, Record
 from shared.kafka.user_key_files import claim, delete
+from shared.kafka.user_key_records import ID_BYTES, content_of, name_of, number_of
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +33,6 @@ FORMAT: Final = 1
 BUSY_TIMEOUT_S: Final = 5.0
 CACHE_KIB: Final = 8192
 """Memory of each of the two connections for pages of the file."""
-SUBJECT_BYTES, ID_BYTES, WRAPPED_BYTES = 32, 8, 60
 
 SCHEMA: Final = """
 CREATE TABLE about (origin TEXT NOT NULL, settled INTEGER NOT NULL);
@@ -85,15 +82,6 @@ class Taken:
     issued: list[tuple[str, str]] = field(default_factory=list)
     """Subjects and ids of keys."""
     destroyed: list[tuple[str, str]] = field(default_factory=list)
-
-
-class _Name(NamedTuple):
-    subject: str
-    key_id: str
-    subject_bytes: bytes
-    number: int
-    """The id."""
-    person: int
 
 
 class UserKeyStore:
@@ -213,7 +201,7 @@ class UserKeyStore:
             sqlite3.Error: the file cannot be read.
 
         """
-        number = _number(key_id)
+        number = number_of(key_id)
         found = [] if number is None else self._select(SELECT + "WHERE key_id = ?", number)
         return found[0] if found else None
 
@@ -224,7 +212,7 @@ class UserKeyStore:
             sqlite3.Error: the file cannot be read.
 
         """
-        person = _number(subject[: 2 * ID_BYTES])
+        person = number_of(subject[: 2 * ID_BYTES])
         found = (
             []
             if person is None
@@ -289,7 +277,7 @@ class UserKeyStore:
         self.settled = self._unclean = False
 
     def _apply(self, connection: sqlite3.Connection, record: Record, taken: Taken) -> None:
-        name = _name_of(record.key)
+        name = name_of(record.key)
         if name is None:
             log.warning("user_keys.unreadable", offset=record.offset, error="its key is no name")
             return
@@ -300,7 +288,7 @@ class UserKeyStore:
         if record.value is None:
             taken.destroyed.append((name.subject, name.key_id))
         else:
-            tenant, wrapped = _content_of(record)
+            tenant, wrapped = content_of(record)
             taken.issued.append((name.subject, name.key_id))
         if wrapped is not None or not self.settled:
             connection.execute(
@@ -367,42 +355,3 @@ def _transaction(connection: sqlite3.Connection) -> Generator[None]:
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:
     return connection.execute(f"PRAGMA {name}").fetchall()[0][0]
-
-
-def _name_of(key: str) -> _Name | None:
-    """Subject and key id of a record; None where the key is not of that form."""
-    subject, _, key_id = key.partition(":")
-    try:
-        subject_bytes, id_bytes = bytes.fromhex(subject), bytes.fromhex(key_id)
-    except ValueError:
-        return None
-    if (len(subject_bytes), len(id_bytes)) != (SUBJECT_BYTES, ID_BYTES):
-        return None
-    person = subject_bytes[:ID_BYTES]
-    return _Name(subject, key_id, subject_bytes, _signed(id_bytes), _signed(person))
-
-
-def _number(hexadecimal: str) -> int | None:
-    try:
-        digits = bytes.fromhex(hexadecimal)
-    except ValueError:
-        return None
-    return _signed(digits) if len(digits) == ID_BYTES else None
-
-
-def _signed(digits: bytes) -> int:
-    return int.from_bytes(digits, "big", signed=True)
-
-
-def _content_of(record: Record) -> tuple[str, bytes]:
-    """Tenant and wrapped key of a record. Its JSON alone is read: a model takes ten times as long."""
-    try:
-        body: dict[str, Any] = orjson.loads(record.value or b"")
-        tenant, wrapped = str(body["tenant"]), base64.b64decode(body["wrapped"], validate=True)
-        if len(wrapped) == WRAPPED_BYTES:
-            return tenant, wrapped
-        error = f"its key has {len(wrapped)} bytes"
-    except (orjson.JSONDecodeError, LookupError, TypeError, ValueError, binascii.Error) as found:
-        error = f"{type(found).__name__}: {found}"
-    log.warning("user_keys.unreadable", offset=record.offset, error=error)
-    return "", b""
