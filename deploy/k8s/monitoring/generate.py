@@ -14,7 +14,8 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
-from deploy.k8s.monitoring.boards import BOARDS, Panel
+from deploy.k8s.monitoring.boards import BOARDS
+from deploy.k8s.monitoring.panels import Panel
 
 ROOT = Path(__file__).parents[3]
 DASHBOARDS = Path(__file__).parents[1] / "helm" / "ratchet" / "files" / "dashboards"
