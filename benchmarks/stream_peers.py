@@ -126,8 +126,8 @@ class PeerJoin:
         self.folded += 1
         if self.folded % REPORT_EVERY == 0 or self.folded == self.total:
             counts: Counter[str] = Counter()
-            for (window, _, version), sums in self.aggregates.windows.items():
-                if window == "1d":
+            for versions in self.aggregates.windows["1d"].values():
+                for version, sums in versions.items():
                     counts[version] += int(sums[SHOWN])
             for (version, kind), count in self.aggregates.feedback.items():
                 counts[f"{version}/{kind}"] += count

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
-
-import orjson
+from typing import NamedTuple, TypeVar, cast
 
 from services.aggregator.contributions import (
     AudienceCounted,
@@ -21,17 +19,8 @@ from services.aggregator.contributions import (
     ScoreCounted,
     VoteCounted,
 )
-from services.aggregator.errors import UnknownFormat
 from shared.voters import VoterKind, VoterLabels
 
-FORMAT = 5
-"""Of a checkpoint and the rows it covers; it rises whenever an older aggregator could not read a
-newer one's, or the reverse. 2: the rated answers to a prompt are kept without its messages. 3: a
-feedback's row says when its revision was received. 4: signals, sessions and audiences are counted. 5:
-scores are counted by tenant and API key, too."""
-READ_FORMATS = (1, 2, 3, 4, FORMAT)
-AUDIENCE_FORMAT = 4
-VOTER_FORMAT = 5
 FIGURES = (
     "interactions",
     "errors",
@@ -107,6 +96,27 @@ VoterScores = tuple[str, str, str, VoterKind, str]
 ScoreSeries = TypeVar("ScoreSeries", Key4, VoterScores)
 WindowKey = tuple[str, int, str]
 """(window, start in seconds, version)."""
+Sums = dict[str, list[float]]
+"""Version -> figures vector."""
+
+
+class Part(NamedTuple):
+    """What changes together, and is written apart from the rest of a checkpoint."""
+
+    kind: str
+    """A field of the aggregates, or a window."""
+    start: int = 0
+    """Of minutes and hours their number, of a window its start in seconds."""
+
+
+FEEDBACK_COUNTS, SCORES, VOTER_SCORES, VOTES, OUTCOMES, AUDIENCE = (
+    Part(kind) for kind in ("feedback", "scores", "voter_scores", "votes", "outcomes", "audience")
+)
+MINUTES, HOURS = "minutes", "hours"
+
+
+def _no_windows() -> dict[str, dict[int, Sums]]:
+    return {window: {} for window in WINDOWS_S}
 
 
 @dataclass(slots=True)
@@ -128,15 +138,19 @@ class Aggregates:
     outcomes: dict[str, int] = field(default_factory=dict)
     audience: dict[tuple[str, str, str], int] = field(default_factory=dict)
     """(requests or feedback, dimension, value) -> how many; dimensions are category, locale, segment."""
-    minutes: dict[int, dict[str, list[float]]] = field(default_factory=dict)
-    hours: dict[int, dict[str, list[float]]] = field(default_factory=dict)
-    windows: dict[WindowKey, list[float]] = field(default_factory=dict)
+    minutes: dict[int, Sums] = field(default_factory=dict)
+    hours: dict[int, Sums] = field(default_factory=dict)
+    windows: dict[str, dict[int, Sums]] = field(default_factory=_no_windows)
+    """Window -> its start in seconds -> sums."""
     changed: set[WindowKey] = field(default_factory=set)
+    """Windows that changed since they were last emitted."""
+    touched: set[Part] = field(default_factory=set, repr=False, compare=False)
+    """Parts that changed since the last checkpoint."""
     _places: dict[tuple[str, int], list[list[float]]] = field(
         default_factory=dict, repr=False, compare=False
     )
     """(version, minute of an interaction's start) -> sums of its windows, all marked as changed.
-    Until the next tick, so that the events of one minute look their windows up once."""
+    Until the next tick or checkpoint, so that the events of one minute look their windows up once."""
     _labels: dict[str, VoterLabels] = field(default_factory=dict, repr=False, compare=False)
     """By rollout: whoever scores with however many keys, a checkpoint holds a few series."""
     dropped: list[str] = field(default_factory=list)
@@ -144,6 +158,7 @@ class Aggregates:
 
     def apply(self, contributions: Iterable[Contribution]) -> None:
         """Add what one event contributes."""
+        touched = self.touched
         # By type, the most frequent first: patterns of `match` would take twice as long.
         for contribution in contributions:
             kind = type(contribution)
@@ -158,28 +173,34 @@ class Aggregates:
                     (what, "segment", segment),
                 ):
                     audience[key] = audience.get(key, 0) + 1
+                touched.add(AUDIENCE)
             elif kind is OutcomeCounted:
                 name = cast("OutcomeCounted", contribution).outcome
                 self.outcomes[name] = self.outcomes.get(name, 0) + 1
+                touched.add(OUTCOMES)
             elif kind is FeedbackCounted:
                 version, told = cast("FeedbackCounted", contribution)
                 said = (version, told)
                 self.feedback[said] = self.feedback.get(said, 0) + 1
+                touched.add(FEEDBACK_COUNTS)
             elif kind is ScoreCounted:
                 self._count_score(cast("ScoreCounted", contribution))
             else:
                 chosen, rejected, result = cast("VoteCounted", contribution)
                 vote = (chosen, rejected, result)
                 self.votes[vote] = self.votes.get(vote, 0) + 1
+                touched.add(VOTES)
 
     def _count_score(self, counted: ScoreCounted) -> None:
         version, arm, rollout, segment, score, at_s, tenant, api_key = counted
         _add_score(self.scores, (version, arm, rollout, segment), score, at_s)
+        self.touched.add(SCORES)
         voters: tuple[tuple[VoterKind, str], ...] = (("tenant", tenant), ("key", api_key))
         for kind, voter in voters:
             if rollout and voter:
                 label = self._labels_of(rollout).bounded(kind, voter)
                 _add_score(self.voter_scores, (version, arm, rollout, kind, label), score, at_s)
+                self.touched.add(VOTER_SCORES)
 
     def _labels_of(self, rollout: str) -> VoterLabels:
         labels = self._labels.get(rollout)
@@ -196,8 +217,9 @@ class Aggregates:
         oldest = int(now // 60) - LIVE_MINUTES
         if minute >= oldest:
             _add(self.minutes.setdefault(minute, {}), version, deltas)
+            self.touched.add(Part(MINUTES, minute))
         elif minute // 60 > int(now // 3600) - LIVE_HOURS:
-            _add(self.hours.setdefault(minute // 60, {}), version, deltas)
+            self._add_to_hour(minute // 60, version, deltas)
         place = (version, int(start_s // 60))
         windows = self._places.get(place)
         if windows is None:
@@ -206,15 +228,20 @@ class Aggregates:
             for index, delta in deltas:
                 sums[index] += delta
 
+    def _add_to_hour(self, hour: int, version: str, deltas: FigureDeltas) -> None:
+        _add(self.hours.setdefault(hour, {}), version, deltas)
+        self.touched.add(Part(HOURS, hour))
+
     def _open_windows(self, version: str, start_s: float) -> list[list[float]]:
         """Sums of the windows of an interaction's start that can still change, marked as changed."""
         found: list[list[float]] = []
         for name, length in WINDOWS_S.items():
             start = int(start_s // length) * length
             if start + length + KEPT_S[name] >= self.clock_s:
-                key = (name, start, version)
-                found.append(self.windows.setdefault(key, [0.0] * len(FIGURES)))
-                self.changed.add(key)
+                sums = self.windows[name].setdefault(start, {})
+                found.append(sums.setdefault(version, [0.0] * len(FIGURES)))
+                self.changed.add((name, start, version))
+                self.touched.add(Part(name, start))
         return found
 
     def stream_time(self, appended_s: float, claimed_s: float) -> float | None:
@@ -247,24 +274,29 @@ class Aggregates:
         """Drop windows and rollouts that can change no more; call after emitting."""
         now = self.clock_s
         self._places.clear()
-        for key in [
-            key for key in self.windows if key[1] + WINDOWS_S[key[0]] + KEPT_S[key[0]] < now
-        ]:
-            if key not in self.changed:
-                del self.windows[key]
-        _forget_ended(now, self.scores, self.voter_scores)
+        emitted_later = {(window, start) for window, start, _ in self.changed}
+        for window, starts in self.windows.items():
+            over = now - WINDOWS_S[window] - KEPT_S[window]
+            for start in [start for start in starts if start < over]:
+                if (window, start) not in emitted_later:
+                    del starts[start]
+                    self.touched.add(Part(window, start))
+        if _forget_ended(now, self.scores, self.voter_scores):
+            self.touched |= {SCORES, VOTER_SCORES}
         self._labels.clear()
 
     def _roll(self) -> None:
         oldest = int(self.clock_s // 60) - LIVE_MINUTES
         for minute in [minute for minute in self.minutes if minute < oldest]:
             versions = self.minutes.pop(minute)
+            self.touched.add(Part(MINUTES, minute))
             for version, sums in versions.items():
                 deltas = tuple((index, value) for index, value in enumerate(sums) if value)
-                _add(self.hours.setdefault(minute // 60, {}), version, deltas)
+                self._add_to_hour(minute // 60, version, deltas)
         last = int(self.clock_s // 3600) - LIVE_HOURS
         for hour in [hour for hour in self.hours if hour <= last]:
             del self.hours[hour]
+            self.touched.add(Part(HOURS, hour))
 
     def live(self) -> dict[tuple[str, str], list[float]]:
         """(version, window) -> figures of what arrived in the window that ends now.
@@ -287,63 +319,11 @@ class Aggregates:
             _merge(found, "1d", versions)
         return found
 
-    def encode(self) -> bytes:
-        """The aggregates as a checkpoint."""
-        return orjson.dumps(
-            [
-                FORMAT,
-                self.offsets,
-                self.clock_s,
-                self.emitted_s,
-                [[*key, count] for key, count in self.feedback.items()],
-                [[key, sums] for key, sums in self.scores.items()],
-                [[*key, count] for key, count in self.votes.items()],
-                self.outcomes,
-                [[minute, versions] for minute, versions in self.minutes.items()],
-                [[hour, versions] for hour, versions in self.hours.items()],
-                [[key, sums] for key, sums in self.windows.items()],
-                sorted(self.changed),
-                self.dropped,
-                [[*key, count] for key, count in self.audience.items()],
-                [[key, sums] for key, sums in self.voter_scores.items()],
-            ]
-        )
-
-    @classmethod
-    def decode(cls, stored: bytes) -> Aggregates:
-        """The aggregates of a checkpoint.
-
-        Raises:
-            UnknownFormat: another generation of the aggregator wrote it.
-
-        """
-        fields: list[Any] = orjson.loads(stored)
-        known, *fields = fields
-        if known not in READ_FORMATS:
-            raise UnknownFormat(
-                f"checkpoint: this aggregator reads format {' and '.join(map(str, READ_FORMATS))}, "
-                f"not {str(known)[:20]}; run the "
-                "version that wrote it, or drop the table's changelog topic, the group's offsets and the "
-                "workers' directories to count again from the log"
-            )
-        audience: list[Any] = fields[12] if known >= AUDIENCE_FORMAT else []
-        voter_scores: list[Any] = fields[13] if known >= VOTER_FORMAT else []
-        return cls(
-            offsets=fields[0],
-            clock_s=fields[1],
-            emitted_s=fields[2],
-            feedback={(version, kind): count for version, kind, count in fields[3]},
-            scores={tuple(key): sums for key, sums in fields[4]},  # type: ignore[misc]
-            voter_scores={tuple(key): sums for key, sums in voter_scores},  # type: ignore[misc]
-            votes={(left, right, choice): count for left, right, choice, count in fields[5]},
-            outcomes=fields[6],
-            minutes=_widened(fields[7]),
-            hours=_widened(fields[8]),
-            windows={tuple(key): _wide(sums) for key, sums in fields[9]},  # type: ignore[misc]
-            changed={tuple(key) for key in fields[10]},  # type: ignore[misc]
-            dropped=fields[11],
-            audience={(what, *key): count for what, *key, count in audience},  # type: ignore[misc]
-        )
+    def take_touched(self) -> set[Part]:
+        """Parts that changed since this was last called."""
+        self._places.clear()  # What they lead to changes again without a word.
+        touched, self.touched = self.touched, set()
+        return touched
 
 
 def _add_score(
@@ -359,8 +339,11 @@ def _forget_ended(
     now_s: float,
     scores: dict[ScoreSeries, list[float]],
     voter_scores: dict[VoterScores, list[float]],
-) -> None:
+) -> bool:
     """Drop the series of rollouts without a new score; of one that goes on none, however old.
+
+    Returns:
+        Whether any was dropped.
 
     One that came back would begin at 0 again, which the judge takes for a copy that lags, and its
     label would pass to another voter with all that this one has.
@@ -374,21 +357,10 @@ def _forget_ended(
             del scores[series]
         for voter in [one for one in voter_scores if one[2] in ended]:
             del voter_scores[voter]
+    return bool(ended)
 
 
-def _wide(sums: list[float]) -> list[float]:
-    """A figures vector of a format that had fewer of them."""
-    return [*sums, *[0.0] * (len(FIGURES) - len(sums))]
-
-
-def _widened(stored: list[tuple[int, dict[str, list[float]]]]) -> dict[int, dict[str, list[float]]]:
-    return {
-        stamp: {version: _wide(sums) for version, sums in versions.items()}
-        for stamp, versions in stored
-    }
-
-
-def _add(versions: dict[str, list[float]], version: str, deltas: FigureDeltas) -> None:
+def _add(versions: Sums, version: str, deltas: FigureDeltas) -> None:
     sums = versions.get(version)
     if sums is None:
         sums = versions[version] = [0.0] * len(FIGURES)
@@ -396,9 +368,7 @@ def _add(versions: dict[str, list[float]], version: str, deltas: FigureDeltas) -
         sums[index] += delta
 
 
-def _merge(
-    found: dict[tuple[str, str], list[float]], window: str, versions: dict[str, list[float]]
-) -> None:
+def _merge(found: dict[tuple[str, str], list[float]], window: str, versions: Sums) -> None:
     for version, sums in versions.items():
         total = found[(version, window)]
         for index, value in enumerate(sums):

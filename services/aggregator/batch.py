@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from services.aggregator.aggregates import Part
 from services.aggregator.fold import Output
 from services.aggregator.rows import checkpoint_key
 
@@ -39,10 +41,15 @@ class Batch:
     outputs: list[Output]
     rows: list[tuple[bytes, bytes]]
     checkpoint: bytes
+    """Its head."""
     dropped: list[bytes]
-    """Keys of rows to delete; not before the checkpoint, for a replay must still find them."""
+    """Keys of rows and parts to delete; not before the checkpoint, for a replay must still find them."""
     offsets: dict[str, int]
     index: IndexChanges = field(default_factory=IndexChanges)
+    parts: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
+    """The checkpoint's parts that changed, before its head."""
+    changed: Mapping[Part, bytes | None] = field(default_factory=dict[Part, "bytes | None"])
+    """The same by part; None is one of which nothing is left."""
     position: int | None = None
     """Offset of the checkpoint on the changelog, once it is written."""
 

@@ -114,7 +114,7 @@ class Checkpointer:
                 state.confirm(batch)
                 if self._states.get(batch.partition) is state:
                     self._metrics.checkpoints.show(
-                        batch.partition, batch.checkpoint, gauges_of(state, now_s)
+                        batch.partition, batch.checkpoint, batch.changed, gauges_of(state, now_s)
                     )
                     self._acknowledge(batch.partition, batch.offsets)
             for topic, times_s in ages.items():
@@ -135,7 +135,7 @@ class Checkpointer:
             [
                 Write(changelog, batch.partition, key, value)
                 for batch in batches
-                for key, value in batch.rows
+                for key, value in (*batch.rows, *batch.parts)
             ]
         )
         offsets = await self._writer.write(
@@ -170,14 +170,16 @@ def check_size(batch: Batch) -> None:
     """Refuse a checkpoint that the brokers would refuse. They judge its compressed size.
 
     Raises:
-        CheckpointTooLarge: it is larger than MAX_VALUE_BYTES even compressed.
+        CheckpointTooLarge: its head or a part is larger than MAX_VALUE_BYTES even compressed.
+
     """
-    if len(batch.checkpoint) <= MAX_VALUE_BYTES:
-        return
-    size = len(lz4_encode(batch.checkpoint))
-    if size > MAX_VALUE_BYTES:
-        raise CheckpointTooLarge(
-            f"the checkpoint of partition {batch.partition} has {size} bytes compressed, at most "
-            f"{MAX_VALUE_BYTES} can be stored: too many versions, rollouts and segments have figures "
-            "at once; serve fewer, and run the worker again once their windows are over"
-        )
+    for value in (batch.checkpoint, *(value for _, value in batch.parts)):
+        if len(value) <= MAX_VALUE_BYTES:
+            continue
+        size = len(lz4_encode(value))
+        if size > MAX_VALUE_BYTES:
+            raise CheckpointTooLarge(
+                f"the checkpoint of partition {batch.partition} has a part of {size} bytes compressed, "
+                f"at most {MAX_VALUE_BYTES} can be stored: too many versions, rollouts and segments have "
+                "figures at once; serve fewer, and run the worker again once their windows are over"
+            )

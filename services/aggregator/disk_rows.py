@@ -15,6 +15,7 @@ import orjson
 from rocksdict import WriteBatch
 
 from services.aggregator.batch import Batch, DueEntry
+from services.aggregator.checkpoint import part_prefix
 from services.aggregator.fold import FoldRules
 from services.aggregator.row_database import RowDatabase
 from services.aggregator.row_store import index_stored
@@ -49,6 +50,7 @@ class DiskRows:
         self._clock = clock
         self._rules = rules
         self._checkpoint_key = checkpoint_key(partition)
+        self._parts = part_prefix(partition)
         self._prefix = f"{partition}{SEPARATOR}".encode()
         self._due, self._new, self._wait, self._bytes, self._place = (
             self._prefix + kind
@@ -101,6 +103,10 @@ class DiskRows:
             for key, held in self._database.items(self._bytes, _after(self._bytes))
         }
 
+    def parts(self) -> Iterator[bytes]:
+        """See RowStore.parts."""
+        return self._database.scan(self._parts, _after(self._parts))
+
     def commit(self, batch: Batch) -> None:
         """See RowStore.commit."""
         written = WriteBatch(raw_mode=True)
@@ -111,6 +117,8 @@ class DiskRows:
         for key, minutes in batch.index.waiting.items():
             self._put_waiting(written, key, minutes)
         for key, value in batch.rows:
+            written.put(key, value)
+        for key, value in batch.parts:
             written.put(key, value)
         written.put(self._checkpoint_key, batch.checkpoint)
         for key in batch.dropped:
@@ -127,8 +135,10 @@ class DiskRows:
         sizes: dict[bytes, int] = {}
         more: Counter[str] = Counter()
         for key, value in records:
-            if key == self._checkpoint_key:
-                if value is not None:
+            if key.startswith(self._checkpoint_key):
+                if value is None:
+                    written.delete(key)
+                else:
                     written.put(key, value)
                 continue
             before = sizes[key] if key in sizes else len(self._database.get(key) or b"")

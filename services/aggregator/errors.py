@@ -24,6 +24,10 @@ class UnknownFormat(AggregatorError):
     """A checkpoint of another generation of this service, whose figures must not be guessed at."""
 
 
+class PartMissing(AggregatorError):
+    """A checkpoint lacks a part that it names, so its figures are not whole."""
+
+
 class DataDirUnusable(AggregatorError):
     """The directory that Faust needs cannot be made."""
 

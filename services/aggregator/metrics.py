@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from services.aggregator.aggregates import PAIRED, RATIOS, Aggregates, VoterScores
+from services.aggregator.aggregates import PAIRED, RATIOS, Aggregates, Part, VoterScores
+from services.aggregator.checkpoint import SHOWN, decode_checkpoint
 from shared.voters import VoterLabels
 
 AGE_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 3600, 86_400)
@@ -79,17 +80,39 @@ class CheckpointCollector(Collector):
     """Counters and gauges of the partitions owned now."""
 
     def __init__(self) -> None:
-        self._checkpoints: dict[int, bytes] = {}
+        self._heads: dict[int, bytes] = {}
+        self._parts: dict[int, dict[Part, bytes]] = {}
         self._gauges: dict[int, PartitionGauges] = {}
 
-    def show(self, partition: int, checkpoint: bytes, gauges: PartitionGauges) -> None:
-        """Make a confirmed checkpoint what scrapes see of its partition."""
-        self._checkpoints[partition] = checkpoint
+    def show(
+        self,
+        partition: int,
+        head: bytes,
+        changed: Mapping[Part, bytes | None],
+        gauges: PartitionGauges,
+    ) -> None:
+        """Make a confirmed checkpoint what scrapes see of its partition.
+
+        Args:
+            partition: Its number.
+            head: The checkpoint's head.
+            changed: Its parts that are not those of the checkpoint shown before; None is one that is gone.
+            gauges: What the partition holds beside it.
+
+        """
+        parts = self._parts.setdefault(partition, {})
+        for part, value in changed.items():
+            if value is None:
+                parts.pop(part, None)
+            elif part.kind in SHOWN:
+                parts[part] = value
+        self._heads[partition] = head
         self._gauges[partition] = gauges
 
     def hide(self) -> None:
         """Show no partition: none is owned until recovery has ended."""
-        self._checkpoints.clear()
+        self._heads.clear()
+        self._parts.clear()
         self._gauges.clear()
 
     def describe(self) -> Iterator[Metric]:
@@ -189,9 +212,9 @@ class CheckpointCollector(Collector):
             "Denominator of a live quality figure.",
             labels=quality_labels,
         )
-        for number, checkpoint in sorted(self._checkpoints.items()):
-            partition = str(number)
-            aggregates = Aggregates.decode(checkpoint)
+        for number, head in sorted(self._heads.items()):
+            partition, parts = str(number), self._parts[number]
+            aggregates = decode_checkpoint(head, lambda part, _, held=parts: held.get(part), SHOWN)
             for (version, kind), count in aggregates.feedback.items():
                 feedback.add_metric((version, kind, partition), count)
             for series, (total, count, _) in aggregates.scores.items():

@@ -15,15 +15,26 @@ Rows wait in a row store; those that changed and are not confirmed yet are held 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Protocol, TypeVar
 
 from services.aggregator import erasing, join, pairs
-from services.aggregator.aggregates import FIGURES, WINDOWS_S, Aggregates, WindowKey
+from services.aggregator.aggregates import FIGURES, Aggregates, Part, WindowKey
 from services.aggregator.batch import Batch, DueEntry, IndexChanges
+from services.aggregator.checkpoint import (
+    SHOWN,
+    Slots,
+    all_parts,
+    decode_checkpoint,
+    encode_head,
+    encode_parts,
+    named_slots,
+    part_key,
+    part_of,
+)
 from services.aggregator.contributions import Contribution, Mark, OutcomeCounted
 from services.aggregator.errors import EventRefused
 from services.aggregator.fold import Fold, FoldRules, Output, cause_id
@@ -89,6 +100,10 @@ class PartitionState:
     aggregates: Aggregates = field(default_factory=Aggregates)
     confirmed: dict[str, int] = field(default_factory=dict)
     """Offsets of the last confirmed checkpoint."""
+    _slots: Slots = field(default_factory=dict)
+    """Where the newest checkpoint has its parts."""
+    _strays: list[bytes] = field(default_factory=list)
+    """Keys of parts that the recovered checkpoint does not name: a worker was killed before it did."""
     _waiting: Counter[int] = field(default_factory=Counter[int])
     """Minute of the log -> feedbacks that came in it and wait for their interaction."""
     events: int = 0
@@ -130,12 +145,14 @@ class PartitionState:
         self.tenants.sums = self.stored.tenants()
         checkpoint = self.stored.get(checkpoint_key(self.partition))
         if checkpoint is not None:
-            self.aggregates = Aggregates.decode(checkpoint)
+            self.aggregates = decode_checkpoint(checkpoint, self._part)
+            self._slots = named_slots(checkpoint)
             self.confirmed = dict(self.aggregates.offsets)
             for dropped in self.aggregates.dropped:
                 if self._read(dropped.encode()) is not None:
                     self._drop(dropped.encode(), [])
         self._waiting.update(self.stored.waiting())
+        self._strays = [key for key in self.stored.parts() if part_of(key) not in self._slots]
 
     def settle(self, keys: Sequence[bytes]) -> None:
         """Take over rows that the changelog brought: what their marks hold above the checkpoint."""
@@ -202,6 +219,12 @@ class PartitionState:
         self.aggregates.offsets[topic] = max(offset, self.aggregates.offsets.get(topic, -1))
         self.events += 1
 
+    def checkpoint(self) -> tuple[bytes, dict[Part, bytes | None]]:
+        """What was recovered: a head, and all parts that metrics are made of, for those to start from."""
+        parts = encode_parts(self.aggregates, all_parts(self.aggregates, SHOWN))
+        slots = dict.fromkeys((part for part, value in parts.items() if value is not None), 0)
+        return encode_head(self.aggregates, slots), parts
+
     def take(self) -> Batch:
         """End the batch: encode what changed. The next event begins another."""
         rows: list[tuple[bytes, bytes]] = []
@@ -228,14 +251,18 @@ class PartitionState:
             rows.append((key, encoded))
         index.tenants = self.tenants.take()
         self.aggregates.dropped = [key.decode() for key in dropped]
+        changed = encode_parts(self.aggregates, self.aggregates.take_touched())
+        parts, gone = self._placed(changed)
         batch = Batch(
             self.partition,
             self._outputs,
             rows,
-            self.aggregates.encode(),
-            dropped,
+            encode_head(self.aggregates, self._slots),
+            [*dropped, *gone],
             dict(self.aggregates.offsets),
             index,
+            parts,
+            changed,
         )
         self._index = IndexChanges(held=index.held)
         self._outputs = []
@@ -244,6 +271,25 @@ class PartitionState:
         self._search.begin_batch()
         self.events = 0
         return batch
+
+    def _placed(
+        self, changed: Mapping[Part, bytes | None]
+    ) -> tuple[list[tuple[bytes, bytes]], list[bytes]]:
+        """Parts by the keys that they are written to, and the keys to delete once the head is written."""
+        parts: list[tuple[bytes, bytes]] = []
+        gone: list[bytes] = []
+        for part, value in changed.items():
+            if value is not None:
+                slot = self._slots[part] = 1 - self._slots.get(part, 1)
+                parts.append((part_key(self.partition, part, slot), value))
+            elif self._slots.pop(part, None) is not None:
+                gone.extend(part_key(self.partition, part, slot) for slot in (0, 1))
+        gone.extend(key for key in self._strays if part_of(key) not in self._slots)
+        self._strays = []
+        return parts, gone
+
+    def _part(self, part: Part, slot: int) -> bytes | None:
+        return self.stored.get(part_key(self.partition, part, slot))
 
     def confirm(self, batch: Batch) -> None:
         """The changelog has the batch: store it and forget what was held back for it."""
@@ -426,7 +472,7 @@ class PartitionState:
 
     def _quality(self, key: WindowKey, offset: int, time: datetime) -> Output:
         window, start, version = key
-        sums = self.aggregates.windows.get(key, [0] * len(FIGURES))
+        sums = self.aggregates.windows[window].get(start, {}).get(version, [0] * len(FIGURES))
         event = QualityWindow.model_validate(
             {
                 "version": version,
@@ -436,6 +482,5 @@ class PartitionState:
                 **dict(zip(FIGURES, sums, strict=True)),
             }
         )
-        assert window in WINDOWS_S
         name = f"{version}+{window}+{start}+{self.partition}"
         return Output(QUALITY, name, event, cause_id("quality", name, str(offset)), time)

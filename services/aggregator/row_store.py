@@ -21,7 +21,7 @@ class RowStore(Protocol):
     """Where one partition's rows are. It holds what the changelog confirmed, and nothing else."""
 
     def get(self, key: bytes) -> bytes | None:
-        """The row or checkpoint stored under a key."""
+        """The row, checkpoint or part stored under a key."""
         ...
 
     def due(self, until_ms: int, after: DueEntry | None) -> Iterator[DueEntry]:
@@ -44,11 +44,15 @@ class RowStore(Protocol):
         ...
 
     def held(self) -> int:
-        """How many rows there are, the checkpoint left out."""
+        """How many rows there are, the checkpoint and its parts left out."""
         ...
 
     def tenants(self) -> dict[str, int]:
         """Tenant -> bytes of its traces' rows (see tenant_budget)."""
+        ...
+
+    def parts(self) -> Iterator[bytes]:
+        """Keys of the checkpoint's parts (see checkpoint)."""
         ...
 
     def commit(self, batch: Batch) -> None:

@@ -241,9 +241,7 @@ class Worker:
         self._joined = True
         now_s = self._clock.now().timestamp()
         for partition, state in states.items():
-            self._metrics.checkpoints.show(
-                partition, state.aggregates.encode(), gauges_of(state, now_s)
-            )
+            self._metrics.checkpoints.show(partition, *state.checkpoint(), gauges_of(state, now_s))
         self._metrics.owned.set(len(states))
         self._ticker.moved()
         rows = sum(state.held for state in states.values())

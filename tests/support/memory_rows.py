@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, MutableMapping
 
 from services.aggregator.batch import Batch, DueEntry
+from services.aggregator.checkpoint import part_prefix
 from services.aggregator.fold import FoldRules
 from services.aggregator.row_store import index_stored
 from services.aggregator.rows import checkpoint_key, partition_of, tenant_of
@@ -18,10 +19,14 @@ class MemoryRows:
     def __init__(
         self, partition: int, rules: FoldRules, stored: MutableMapping[bytes, bytes] | None = None
     ) -> None:
+        self._partition = partition
         self._checkpoint_key = checkpoint_key(partition)
         self._rows: MutableMapping[bytes, bytes] = {} if stored is None else stored
-        self._keys = {key for key in self._rows if partition_of(key) == partition}
-        self._keys.discard(self._checkpoint_key)
+        self._keys = {
+            key
+            for key in self._rows
+            if partition_of(key) == partition and not key.startswith(self._checkpoint_key)
+        }
         self._unsettled = dict.fromkeys(self._keys)
         self._due: list[DueEntry] = []
         self._waiting: dict[bytes, tuple[int, ...]] = {}
@@ -68,11 +73,17 @@ class MemoryRows:
                 held[tenant] += len(self._rows[key])
         return dict(held)
 
+    def parts(self) -> Iterator[bytes]:
+        """See RowStore.parts."""
+        prefix = part_prefix(self._partition)
+        return (key for key in list(self._rows) if key.startswith(prefix))
+
     def commit(self, batch: Batch) -> None:
         """See RowStore.commit."""
         for key, value in batch.rows:
             self._rows[key] = value
             self._keys.add(key)
+        self._rows.update(batch.parts)
         self._rows[self._checkpoint_key] = batch.checkpoint
         for key in batch.dropped:
             self._rows.pop(key, None)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
-from services.aggregator.aggregates import Aggregates
+from services.aggregator.aggregates import Aggregates, Part
 from services.aggregator.batch import Batch
+from services.aggregator.checkpoint import (
+    all_parts,
+    decode_checkpoint,
+    encode_head,
+    encode_parts,
+    part_key,
+)
 from services.aggregator.disk_rows import DiskRows
 from services.aggregator.fold import FoldRules, Output
 from services.aggregator.partition import PartitionState
@@ -30,6 +37,28 @@ class Killed(Exception):
 def log_ms(seconds: float) -> int:
     """A moment of the tests' own time as the broker's timestamp."""
     return int(at(seconds).timestamp() * 1000)
+
+
+def stored_aggregates(stored: Mapping[bytes, bytes], partition: int = 0) -> Aggregates:
+    """The aggregates of a partition's checkpoint on its changelog."""
+
+    def read(part: Part, slot: int) -> bytes | None:
+        return stored.get(part_key(partition, part, slot))
+
+    return decode_checkpoint(stored[checkpoint_key(partition)], read)
+
+
+def whole(aggregates: Aggregates) -> tuple[bytes, Callable[[Part, int], bytes | None]]:
+    """Aggregates as a checkpoint all of whose parts were just written, for `decode_checkpoint`."""
+    parts = encode_parts(aggregates, all_parts(aggregates))
+    slots = dict.fromkeys((part for part, value in parts.items() if value is not None), 0)
+    return encode_head(aggregates, slots), lambda part, _: parts.get(part)
+
+
+def sums_of(aggregates: Aggregates, window: str) -> list[float]:
+    """The figures of all windows of a length together."""
+    versions = [one for held in aggregates.windows[window].values() for one in held.values()]
+    return [sum(part) for part in zip(*versions, strict=True)]
 
 
 def topic_of(event: Event) -> str:
@@ -79,7 +108,7 @@ class Simulation:
         while True:
             try:
                 self._live(batch)
-                return Aggregates.decode(self.changelog[checkpoint_key(0)])
+                return stored_aggregates(self.changelog)
             except Killed:
                 self.kills += 1
                 self._budget = next(self._budgets, None)
@@ -135,7 +164,7 @@ class Simulation:
             self.outputs.append(output)
             if output.topic == RATED:
                 self.rated.append(output.event)
-        for key, value in batch.rows:
+        for key, value in (*batch.rows, *batch.parts):
             self._record(key, value)
         self._record(batch.checkpoint_key, batch.checkpoint)
         batch.position = len(self.records) - 1

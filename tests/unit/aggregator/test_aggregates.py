@@ -1,16 +1,10 @@
-"""Live windows, quality windows, and what a checkpoint keeps."""
+"""Live windows, quality windows, scores by voter, and what is forgotten."""
 
 from __future__ import annotations
-
-import orjson
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from services.aggregator.aggregates import (
     ENDED_ROLLOUT_S,
     FEEDBACK,
-    FORMAT,
     INTERACTIONS,
     KEPT_S,
     POSITIVE,
@@ -18,16 +12,14 @@ from services.aggregator.aggregates import (
     WINDOWS_S,
     Aggregates,
 )
+from services.aggregator.checkpoint import decode_checkpoint
 from services.aggregator.contributions import (
-    FeedbackCounted,
     FiguresChanged,
-    OutcomeCounted,
     ScoreCounted,
-    VoteCounted,
 )
-from services.aggregator.errors import UnknownFormat
 from services.aggregator.metrics import by_bounded_voter
 from shared.voters import MAX_OWN, SHARED, voter_label
+from tests.unit.aggregator.simulation import whole
 
 HOUR = 3600
 T0 = 500_000 * HOUR
@@ -72,7 +64,7 @@ def test_late_feedback_changes_the_window_of_the_interaction_not_of_its_own_time
         ("1h", T0),
         ("1d", T0 // 86_400 * 86_400),
     }
-    assert aggregates.windows["1h", T0, "v1"][:5] == [1, 0, 0, 1, 1]
+    assert aggregates.windows["1h"][T0]["v1"][:5] == [1, 0, 0, 1, 1]
 
 
 def test_windows_are_emitted_at_most_every_few_seconds_and_forgotten_in_the_end() -> None:
@@ -84,8 +76,8 @@ def test_windows_are_emitted_at_most_every_few_seconds_and_forgotten_in_the_end(
     assert aggregates.tick(T0 + 1 + QUALITY_EVERY_S)
     aggregates.tick(T0 + 60 + KEPT_S["1m"] + 1)
     aggregates.forget()
-    assert ("1m", T0, "v1") not in aggregates.windows
-    assert ("5m", T0, "v1") in aggregates.windows
+    assert aggregates.windows["1m"] == {}
+    assert aggregates.windows["5m"].keys() == {T0}
 
 
 def test_series_of_ended_rollouts_are_dropped() -> None:
@@ -117,49 +109,13 @@ def test_a_voter_that_was_silent_for_long_keeps_its_series_while_its_rollout_goe
     assert not aggregates.voter_scores
 
 
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 200), st.sampled_from(("v1", "v2")), st.integers(0, 8)),
-        max_size=30,
-    )
-)
-def test_a_checkpoint_is_the_whole_of_the_aggregates(items: list[tuple[int, str, int]]) -> None:
-    aggregates = Aggregates(offsets={"t": 7}, dropped=["0\x1ftrace\x1fa\x1fb"])
-    for minutes, version, index in items:
-        at_s = T0 + minutes * 60
-        aggregates.apply([FiguresChanged(version, at_s, at_s // 60, ((index, 1),))])
-        aggregates.apply([FeedbackCounted(version, "rating"), VoteCounted("v1", "v2", "tie")])
-        aggregates.apply(
-            [
-                ScoreCounted(version, "stable", "r", "", 0.25, at_s, "3fa9c1d2"),
-                OutcomeCounted("edited"),
-            ]
-        )
-    aggregates.tick(T0)
-    assert Aggregates.decode(aggregates.encode()) == aggregates
-
-
-@pytest.mark.parametrize("first", [FORMAT + 1, {"t": 7}, "1"])
-def test_a_checkpoint_of_another_format_is_refused(first: object) -> None:
-    _, *rest = orjson.loads(Aggregates().encode())
-    with pytest.raises(UnknownFormat, match=f"reads format 1 and 2 and 3 and 4 and {FORMAT}"):
-        Aggregates.decode(orjson.dumps([first, *rest]))
-
-
-@pytest.mark.parametrize("before", [1, 2, 4])
-def test_a_checkpoint_of_a_format_before_is_read(before: int) -> None:
-    aggregates = Aggregates(offsets={"t": 7})
-    _, *rest = orjson.loads(aggregates.encode())
-    assert Aggregates.decode(orjson.dumps([before, *rest])) == aggregates
-
-
 def test_however_many_keys_score_a_checkpoint_holds_a_few_series_and_goes_on_with_them() -> None:
     aggregates = Aggregates()
     for number in range(20_000):
         key = voter_label(f"key-{number}")
         aggregates.apply([ScoreCounted("v1", "stable", "r", "", 0.5, T0, "", key)])
         if number % 5_000 == 0:
-            aggregates = Aggregates.decode(aggregates.encode())
+            aggregates = decode_checkpoint(*whole(aggregates))
             aggregates.forget()
     labels = {label: count for (*_, label), (_, count, _) in aggregates.voter_scores.items()}
     assert len(labels) == MAX_OWN + SHARED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from services.aggregator.errors import CheckpointTooLarge
 from services.aggregator.join_spans import JoinSpans
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.partition import PartitionState
-from services.aggregator.rows import MAX_VALUE_BYTES, checkpoint_key
+from services.aggregator.rows import MAX_VALUE_BYTES
 from services.aggregator.ticker import Ticker
 from services.aggregator.writer import Offsets, Write
 from shared.contracts.events.dead_letters import DeadLetterReason
@@ -31,7 +32,7 @@ from shared.observability.spans import OFF
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.aggregator import feedback, interaction, source_record
-from tests.unit.aggregator.simulation import recovered
+from tests.unit.aggregator.simulation import recovered, stored_aggregates
 
 
 class StoredWrites:
@@ -48,9 +49,9 @@ class StoredWrites:
         return {}
 
     def checkpoint(self) -> Aggregates:
-        found = [write.value for write in self.stored if write.key == checkpoint_key(0)]
-        assert found[-1] is not None
-        return Aggregates.decode(found[-1])
+        return stored_aggregates(
+            {one.key: one.value for one in self.stored if one.value is not None}
+        )
 
 
 class SlowLetters(DeadLetters):
@@ -168,8 +169,12 @@ def batch_of(checkpoint: bytes) -> Batch:
 
 def test_a_checkpoint_that_the_brokers_would_refuse_is_refused_first() -> None:
     noise = random.Random(1).randbytes(MAX_VALUE_BYTES + 100_000)
-    with pytest.raises(CheckpointTooLarge, match=r"partition 3 has \d+ bytes compressed"):
+    told = r"partition 3 has a part of \d+ bytes compressed"
+    with pytest.raises(CheckpointTooLarge, match=told):
         check_size(batch_of(noise))
+    part = replace(batch_of(b"[]"), parts=[(b"key", noise)])
+    with pytest.raises(CheckpointTooLarge, match=told):
+        check_size(part)
 
 
 def test_a_checkpoint_that_compresses_well_is_stored() -> None:

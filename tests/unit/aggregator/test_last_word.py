@@ -31,7 +31,7 @@ from shared.testing.log import MemoryLog
 from tests.support.aggregator import UP, at, feedback, interaction
 from tests.support.aggregator import withdrawn as withdrawn_event
 from tests.support.feedback import feedback_service
-from tests.unit.aggregator.simulation import Simulation
+from tests.unit.aggregator.simulation import Simulation, sums_of
 
 ID = default_feedback_id("acme", "t1", "u1", FeedbackType.rating)
 RATING = {"type": "rating"}
@@ -78,11 +78,7 @@ class Standing:
     @classmethod
     def after(cls, events: list[Event], **run: Any) -> Standing:
         simulation = Simulation(events)
-        windows = simulation.run(**run).windows
-        sums = [
-            sum(parts)
-            for parts in zip(*(w for k, w in windows.items() if k[0] == "1d"), strict=True)
-        ]
+        sums = sums_of(simulation.run(**run), "1d")
         scores = [event.score for event in simulation.rated if isinstance(event, RatedAnswer)]
         return cls(
             {name: total for name, total in zip(aggregates.FIGURES, sums, strict=True) if total},

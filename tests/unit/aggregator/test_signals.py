@@ -22,7 +22,7 @@ from shared.contracts.events.quality import Tick
 from shared.contracts.events.rated import RatedScore
 from shared.contracts.events.signals import SignalType
 from tests.support.aggregator import DOWN, UP, at, feedback, interaction, signal, withdrawn
-from tests.unit.aggregator.simulation import Simulation
+from tests.unit.aggregator.simulation import Simulation, recovered, sums_of
 
 RATING = FeedbackType.rating
 CLOSING = Tick(at=at(300), partition=0)
@@ -31,10 +31,7 @@ CLOSING = Tick(at=at(300), partition=0)
 def day_of(*events: Event, rules: FoldRules | None = None) -> tuple[Simulation, dict[str, float]]:
     """The figures of the day, without what is 0, after these events."""
     simulation = Simulation([*events, CLOSING], rules or FoldRules())
-    windows = simulation.run().windows
-    sums = [
-        sum(part) for part in zip(*(w for k, w in windows.items() if k[0] == "1d"), strict=True)
-    ]
+    sums = sums_of(simulation.run(), "1d")
     named = zip(aggregates.FIGURES, sums, strict=True)
     return simulation, {name: total for name, total in named if total}
 
@@ -84,10 +81,7 @@ def test_paired_figures_are_those_of_what_stands_in_any_order_with_kills(
 ) -> None:
     events = [*said[:place], interaction(), *said[place:]]
     simulation = Simulation([*events, CLOSING])
-    windows = simulation.run(kill_after=kills).windows
-    found = [
-        sum(part) for part in zip(*(w for k, w in windows.items() if k[0] == "1d"), strict=True)
-    ]
+    found = sums_of(simulation.run(kill_after=kills), "1d")
     implied: dict[str, float] = {}
     explicit: dict[str, float] = {}
     standing: dict[str, Any] = {}
@@ -166,7 +160,8 @@ def test_correlation_can_be_computed_from_the_exported_sums() -> None:
     simulation = Simulation([*events, CLOSING])
     simulation.run()
     collector = CheckpointCollector()
-    collector.show(0, simulation.changelog[b"0\x1fcheckpoint"], PartitionGauges(0, 0, 0, 0, 0))
+    shown = recovered(changelog=simulation.changelog).checkpoint()
+    collector.show(0, *shown, PartitionGauges(0, 0, 0, 0, 0))
     registry = CollectorRegistry()
     registry.register(collector)
 
