@@ -34,6 +34,8 @@ BUFFERS_MIB = 64
 READY_GOAL_S = 15.0
 """After SIGKILL, ten seconds of which the group waits for the session of the killed worker."""
 SLICES = 5
+PORTION = 50_000
+"""Interactions made at a time, which are in memory until they are written."""
 WAIT_S = 900.0
 POLL_S = 0.1
 SCRAPE_S = 0.5
@@ -142,6 +144,17 @@ def is_flat(found: Sequence[HistoryFigures]) -> bool:
     return found[-1].rss_mib <= found[1].rss_mib * FLAT + BUFFERS_MIB
 
 
+def add(bootstrap: str, interactions: int, share: float, seed: int) -> int:
+    """Write so many interactions with their feedback, a portion at a time; how many events."""
+    written = 0
+    for first in range(0, interactions, PORTION):
+        portion = min(PORTION, interactions - first)
+        records, count = events(portion, share, seed=seed * interactions + first)
+        asyncio.run(fill(bootstrap, records))
+        written += count
+    return written
+
+
 def measure(interactions: int, share: float) -> list[HistoryFigures]:
     """Figures after each slice, against one real broker."""
     found: list[HistoryFigures] = []
@@ -157,9 +170,8 @@ def measure(interactions: int, share: float) -> list[HistoryFigures]:
             worker.start()
             held = total = 0
             for number in range(SLICES):
-                records, count = events(interactions // SLICES, share, seed=number)
                 before = worker.cpu_s()
-                asyncio.run(fill(bootstrap, records))
+                count = add(bootstrap, interactions // SLICES, share, seed=number)
                 held, total = held + interactions // SLICES, total + count
                 worker.work_off(total)
                 speed = round(count / (worker.cpu_s() - before))
