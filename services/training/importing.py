@@ -30,8 +30,8 @@ from shared.redaction.detection import Redact, by_rules
 from shared.redaction.redactor import Redactor
 from shared.redaction.turns import clean_json
 
-MAX_BYTES = 512 * 1024 * 1024
-MAX_ROWS = 500_000
+MAX_BYTES = 1024 * 1024 * 1024
+MAX_ROWS = 1_000_000
 SHOWN_PROBLEMS = 10
 PAIR_FORM = (
     '{"messages": [{"role", "content"}, …], "chosen": text or turn, "rejected": text or turn} '

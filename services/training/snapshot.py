@@ -91,7 +91,7 @@ async def take_snapshot(
         labelled: Take single answers, good or bad, as KTO does.
         imported: Rows to train on in place of the log's; its file is closed.
         until: Offsets to stop at, to rebuild an earlier snapshot; None reads all there is.
-        alive: Called for every record and while rows are selected: half a million take minutes.
+        alive: Called for every record and while rows are selected: a million take a quarter of an hour.
 
     Raises:
         BadDataset: the import has bad rows, or nothing is left to train on.

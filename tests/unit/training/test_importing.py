@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.training import dataset_store, importing
+from services.training.dataset_store import read_import
 from services.training.errors import BadDataset
 from services.training.importing import read_demonstrations, read_labelled, read_pairs
 from tests.unit.training.builders import turns
@@ -34,6 +37,20 @@ def test_both_forms_of_pairs_mean_the_same() -> None:
         second.rejected,
     )
     assert first.meta["source"] == "import"
+
+
+def test_more_rows_or_bytes_than_an_import_may_have_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    row = {"messages": ASKED, "chosen": "because of it", "rejected": "no idea at all"}
+    monkeypatch.setattr(importing, "MAX_ROWS", 2)
+    assert len(read_pairs(lines(row, row))) == 2
+    with pytest.raises(BadDataset, match=r"more than 2 rows; split it"):
+        read_pairs(lines(row, row, row))
+    (tmp_path / "rows.jsonl").write_bytes(lines(row)[0])
+    monkeypatch.setattr(dataset_store, "MAX_BYTES", 20)
+    with pytest.raises(BadDataset, match=r"has \d+ bytes, 20 at most; split it"):
+        read_import(str(tmp_path / "rows.jsonl"), (str(tmp_path),))
 
 
 def test_preference_file_forms_that_begin_with_the_prompt() -> None:
