@@ -193,7 +193,7 @@ def _rows(run: str, rounds: Sequence[LearntRound]) -> list[str]:
 
 def _row(run: str, one: LearntRound, satisfied: float, wins: float) -> str:
     figures = one.figures
-    agreed = figures["judge_agreed"] / max(1.0, figures["judge_tested"])
+    agreed = figures.get("judge_accuracy", 0.0)
     low, high = one.gain
     cells = (
         f"{run}, {one.name}{'' if one.released else ' refused'}",

@@ -135,6 +135,7 @@ class Attempts:
                 evaluation=self._settings.evaluation,
                 known=known_of_data,
                 first_gone=first.gone,
+                predecessor=resolved.predecessor.name if resolved.predecessor else "",
             )
             gate = candidate.gate
             _log_gate(job.job_id, number, candidate)
@@ -185,7 +186,7 @@ class Attempts:
     ) -> None:
         """Run some of the trainer's stages of one attempt, from its checkpoints where it has some.
 
-        A predecessor whose adapter is gone is not compared with.
+        A predecessor whose adapter or dataset is gone is not compared with.
 
         Raises:
             TrainerFailed: the trainer ended without a result.
@@ -194,8 +195,9 @@ class Attempts:
         """
         continues = resolved.job.method is TrainingMethod.dpo
         parent = await self._fetched(resolved.parent if continues else None)
+        comparable = "reward" in stages and workspace.predecessor_pairs.exists()
         try:
-            predecessor = await self._fetched(resolved.predecessor if "reward" in stages else None)
+            predecessor = await self._fetched(resolved.predecessor if comparable else None)
         except AdapterGone as error:
             log.warning("reward.predecessor_gone", job_id=resolved.job.job_id, error=str(error))
             predecessor = ""
@@ -208,6 +210,7 @@ class Attempts:
             parent_adapter=parent,
             first_adapter=first_adapter,
             predecessor=predecessor,
+            predecessor_pairs=str(workspace.predecessor_pairs) if predecessor else "",
         )
         workspace.begin(folder, trainer_job)
         await self._process.run(folder, reporter.step, self._alive)
@@ -249,6 +252,7 @@ class Attempts:
         parent_adapter: str = "",
         first_adapter: str = "",
         predecessor: str = "",
+        predecessor_pairs: str = "",
     ) -> TrainerJob:
         settings = self._settings
         return TrainerJob(
@@ -258,6 +262,7 @@ class Attempts:
             parent_adapter=parent_adapter,
             first_adapter=first_adapter,
             predecessor=predecessor,
+            predecessor_pairs=predecessor_pairs,
             data=str(data),
             judge=str(workspace.judge),
             nearest=str(workspace.nearest),

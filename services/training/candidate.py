@@ -18,6 +18,7 @@ from services.training.gate import GateLimits, derive, judge_gate
 from services.training.measures.score import weighted_scores
 from services.training.measures.segments import SegmentWins, segment_figures, segment_wins
 from services.training.measures.tasks import tasks_of
+from services.training.trainers.agreement import predecessor_judges
 from services.training.trainers.job import Stage, noted_steps, read_rows
 from shared.contracts.events.training import TrainingRequested
 from shared.contracts.events.versions import Fingerprint, GateResult
@@ -41,11 +42,18 @@ class Candidate:
     packages: dict[str, str]
     segments: tuple[SegmentWins, ...] = ()
     """Segments of the judged prompts, the one that loses most first."""
+    predecessor: str = ""
+    """The reward model published before, which the job's own judge was compared with."""
 
     @property
     def adapter(self) -> Path:
         """The LoRA's files."""
         return self.folder / "adapter"
+
+    @property
+    def judged_by(self) -> str:
+        """The published reward model that judged; empty where the job's own did."""
+        return self.predecessor if predecessor_judges(self.figures) else ""
 
     def samples(self, count: int) -> list[dict[str, Any]]:
         """Answers of both arms: those whose scores moved most, up and down."""
@@ -73,10 +81,12 @@ def read_candidate(
     evaluation: EvaluationSettings,
     known: Mapping[str, float],
     first_gone: str = "",
+    predecessor: str = "",
 ) -> Candidate:
     """The candidate of a finished attempt; `known` are figures of its data.
 
-    `first_gone` says why drift from the chain's first version was not measured.
+    `first_gone` says why drift from the chain's first version was not measured; `predecessor` is
+    the reward model published before.
 
     A diverged training measures NaN and infinity, which JSON and so the log cannot hold. Such
     figures are left out, for their checks to fail, and counted as `not_finite`.
@@ -103,6 +113,7 @@ def read_candidate(
         fingerprint=Fingerprint.model_validate(answered),
         packages=json.loads((folder / "packages.json").read_bytes()),
         segments=tuple(segments),
+        predecessor=predecessor,
     )
     return replace(candidate, gate=_with_names(candidate))
 
@@ -128,6 +139,29 @@ def judge_figures(judge: Path) -> dict[str, float]:
     Figures that are no finite numbers are left out and counted as `not_finite`.
     """
     return _finite(_numbers(judge / "reward.json", "judge_"))
+
+
+def who_judged(figures: Mapping[str, float], predecessor: str) -> str:
+    """Which of two reward models judged and by what votes; empty where there was one alone.
+
+    Args:
+        figures: Of the judge, see `predecessor_judges`.
+        predecessor: The one that was published before.
+
+    """
+    before, votes = figures.get("judge_predecessor_agreed"), figures.get("judge_compared")
+    if before is None or not votes:
+        return ""
+    own = figures.get("judge_compared_agreed")
+    both = [
+        ("the job's own", "none" if own is None else f"{own:.0f}"),
+        (predecessor, f"{before:.0f}"),
+    ]
+    (judge, agreed), (other, less) = reversed(both) if predecessor_judges(figures) else both
+    return (
+        f"judged by {judge}, which agrees with {agreed} of {votes:.0f} votes that neither learned "
+        f"from, {other} with {less}"
+    )
 
 
 def require_servable(candidate: Candidate) -> None:
@@ -174,6 +208,8 @@ def _with_names(candidate: Candidate) -> GateResult:
         "safety": _listed("fails", _of_kind(lost, "safety")),
         "capability_task": _listed("fell", _fallen(candidate.figures)),
     }
+    if who := who_judged(candidate.figures, candidate.predecessor):
+        named["judge"] = f"; {who}"
     if candidate.segments:
         worst = candidate.segments[0]
         shown = ", ".join(f'"{case[:SHOWN_CHARACTERS]}"' for case in worst.cases)

@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.training.measures.tasks import task_changes
+from services.training.trainers.agreement import predecessor_judges
 from shared.contracts.events.training import TrainingMethod
 from shared.contracts.events.versions import GateCheck, GateResult
 from shared.intervals import TWO_SIDED_99, wilson
@@ -65,7 +66,11 @@ class GateLimits(BaseModel):
 
 
 def derive(figures: Mapping[str, float]) -> dict[str, float]:
-    """The figures with what follows from them: rates with 95 % intervals, ratios to the parent."""
+    """The figures with what follows from them: rates with 95 % intervals, ratios to the parent.
+
+    `judge_accuracy` is of the reward model that judges; `judge_is_predecessor` says whether that is
+    the one published before, where there is one.
+    """
     known = dict(figures)
     outcomes = [known.get(name) for name in ("wins", "ties", "losses")]
     judged = 0.0 if None in outcomes else sum(value or 0.0 for value in outcomes)
@@ -74,11 +79,15 @@ def derive(figures: Mapping[str, float]) -> dict[str, float]:
         low, high = wilson(won, judged)
         known |= {"win_rate": won / judged, "win_rate_low": low, "win_rate_high": high}
         known["judged"] = judged
-    tested = known.get("judge_tested", 0.0)
-    if tested and "judge_agreed" in known:
-        low, high = wilson(known["judge_agreed"], tested)
-        known |= {"judge_accuracy": known["judge_agreed"] / tested}
+    agreed, tested = known.get("judge_agreed"), known.get("judge_tested", 0.0)
+    if predecessor_judges(known):
+        agreed, tested = known["judge_predecessor_agreed"], known["judge_compared"]
+    if tested and agreed is not None:
+        low, high = wilson(agreed, tested)
+        known |= {"judge_accuracy": agreed / tested}
         known |= {"judge_accuracy_low": low, "judge_accuracy_high": high}
+    if "judge_predecessor_agreed" in known:
+        known["judge_is_predecessor"] = float(predecessor_judges(known))
     for name in ("capability", "safety"):
         if {f"{name}_{what}" for what in ("items", "lost", "won")} <= known.keys():
             lost, won = known[f"{name}_lost"], known[f"{name}_won"]

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+import structlog
+
 from services.training.attempts import Attempts
 from services.training.dataset_manifest import Dataset
-from services.training.dataset_rows import AskedPrompt
+from services.training.dataset_rows import JUDGE, AskedPrompt
 from services.training.dataset_store import DatasetStore, lay_out, read_import
-from services.training.errors import InvalidJob
+from services.training.errors import BadDataset, InvalidJob
 from services.training.import_check import checked_import
 from services.training.policy import lineage, settings_policies
 from services.training.progress import ProgressReporter
@@ -28,6 +30,8 @@ from shared.kafka.log import EventLog, read_to_end
 from shared.redaction.detection import Redact
 from shared.registry.cases import CASE_MODELS, FailureMemory, rolled_back
 from shared.registry.follow import RegistryFollower
+
+log = structlog.get_logger(__name__)
 
 CASES_TIMEOUT_S = 600.0
 """Longest wait for the failure memory to be read to its end."""
@@ -78,6 +82,37 @@ class JobDatasets:
         workspace.save(ResumeState(job_id=job.job_id, dataset_id=dataset.manifest.dataset_id))
         self._spans.snapshot(job, dataset, start_ns)
         return dataset
+
+    async def lay_out_predecessors_pairs(self, resolved: ResolvedJob, workspace: Workspace) -> None:
+        """Write the pairs that the last published reward model learned from, where they are known.
+
+        The job's own judge is compared with it on other pairs, and not at all where its dataset is
+        gone or broken.
+
+        Raises:
+            StoreUnavailable: the storage did not answer.
+
+        """
+        predecessor, place = resolved.predecessor, workspace.predecessor_pairs
+        place.unlink(missing_ok=True)
+        if predecessor is None:
+            return
+        name = predecessor.dataset.dataset_id
+        try:
+            stored = await asyncio.to_thread(self._store.read, name)
+        except BadDataset as error:
+            stored, why = None, str(error)
+        else:
+            why = f"{name} is gone from {self._store.root}"
+        if stored is None:
+            log.warning(
+                "reward.predecessor_gone",
+                job_id=resolved.job.job_id,
+                reward_model=predecessor.name,
+                error=why,
+            )
+            return
+        await asyncio.to_thread(write_rows, place, stored.rows(JUDGE))
 
     async def _taken(self, resolved: ResolvedJob) -> Dataset:
         """What a job trains on, with rows that may not fit its base: an import, the log's rows, or

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from services.training.jobs import FINAL
@@ -46,8 +48,16 @@ class TrainingMetrics:
         self.reward = Gauge(
             "ratchet_training_reward_model_ratio",
             "Measures of the newest published reward model: accuracy on pairs it never saw, "
-            "accuracy_gain over its predecessor on the same pairs, calibration_error.",
+            "predecessor_accuracy and accuracy_gain over it on pairs neither saw, "
+            "calibration_error.",
             ("model", "figure"),
+            registry=registry,
+        )
+        self.judges = Counter(
+            "ratchet_training_judges_total",
+            "Jobs whose candidates were judged, by judge: own, the reward model that the job "
+            "trained, or predecessor, the published one where that agrees with more votes.",
+            ("model", "judge"),
             registry=registry,
         )
         self.reward_drift = Gauge(
@@ -76,3 +86,9 @@ class TrainingMetrics:
             self.progress.labels(method.value)
             for phase in FINAL:
                 self.runs.labels(method.value, phase.value)
+
+    def note_judge(self, model: str, figures: Mapping[str, float]) -> None:
+        """Count a job by what judged its last candidate; one without a judge does not count."""
+        if "judge_accuracy" in figures:
+            own = not figures.get("judge_is_predecessor")
+            self.judges.labels(model, "own" if own else "predecessor").inc()

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from services.training.attempts import Refused, Released
 from services.training.base_files import base_identity
-from services.training.candidate import Candidate, losses, require_servable
+from services.training.candidate import Candidate, losses, require_servable, who_judged
 from services.training.dataset_manifest import Dataset
 from services.training.dataset_store import store_files
 from services.training.errors import StoreUnavailable, VersionTaken
@@ -117,7 +117,7 @@ class Publisher:
             fingerprint=candidate.fingerprint,
             dataset=dataset.reference(self._datasets_root),
             hyperparameters=hyperparameters,
-            judged_with=self._judged_with(),
+            judged_with=self._judged_with(candidate),
             seed=job.seed,
             code_revision=await asyncio.to_thread(code_revision, settings.code_revision, ROOT),
             packages=candidate.packages,
@@ -175,10 +175,14 @@ class Publisher:
             parameters["reward"] = _kept(resolved.reward)
         return parameters
 
-    def _judged_with(self) -> dict[str, Any]:
-        """The settings by which a candidate was evaluated and judged."""
+    def _judged_with(self, candidate: Candidate) -> dict[str, Any]:
+        """The settings and the reward model by which a candidate was evaluated and judged."""
         settings = self._settings
-        return {"evaluation": _kept(settings.evaluation), "gate": _kept(settings.gate)}
+        return {
+            "evaluation": _kept(settings.evaluation),
+            "gate": _kept(settings.gate),
+            "reward_model": candidate.judged_by,
+        }
 
     def _report(
         self,
@@ -196,7 +200,8 @@ class Publisher:
             gate=gate,
             figures=candidate.figures,
             dataset=dataset,
-            parameters=parameters | self._judged_with(),
+            parameters=parameters | self._judged_with(candidate),
+            judge=who_judged(candidate.figures, candidate.predecessor),
             samples=candidate.samples(self._settings.evaluation.samples),
             lost=candidate.lost,
             segments=candidate.segments,

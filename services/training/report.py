@@ -44,6 +44,8 @@ class EvaluationReport:
     samples: Sequence[Mapping[str, Any]]
     lost: Sequence[Mapping[str, Any]] = ()
     """What the parent got right and the candidate wrong: failure cases, tasks, questions."""
+    judge: str = ""
+    """Which reward model judged, and why; empty where there was one alone."""
     segments: Sequence[SegmentWins] = ()
     diagnosis: Sequence[str] = ()
     """Of a refused candidate: what happened, and what to do about it."""
@@ -61,6 +63,7 @@ class EvaluationReport:
             "parent": self.parent,
             "gate": self.gate.model_dump(mode="json"),
             "diagnosis": list(self.diagnosis),
+            "judge": self.judge,
             "figures": dict(self.figures),
             "dataset": {
                 "dataset_id": manifest.dataset_id,
@@ -124,6 +127,8 @@ class EvaluationReport:
     def _charts(self) -> Iterable[str]:
         figures = self.figures
         yield "<h2>Against the parent</h2>"
+        if self.judge:
+            yield f"<p>It was {escape(self.judge)}.</p>"
         outcomes = [(name, figures.get(name, 0.0)) for name in ("wins", "ties", "losses")]
         if sum(value for _, value in outcomes):
             yield shares("the judge's choice on held-out prompts", outcomes)

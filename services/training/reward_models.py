@@ -1,7 +1,7 @@
 """Reward models as a product: a job's judge, published under a name with its measures.
 
 A judge that does not agree with raters it never saw is not published: it would score no better than
-a coin. The gain over the last one is measured on the same pairs.
+a coin. Nor is one that agrees with fewer votes than the last one does of the same.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ import structlog
 from services.training.base_files import base_identity
 from services.training.candidate import judge_figures
 from services.training.dataset_manifest import Dataset
+from services.training.gate import GateLimits
 from services.training.metrics import TrainingMetrics
 from services.training.process import ROOT
 from services.training.publish import adapter_files, store
 from services.training.resolve import ResolvedJob
 from services.training.settings import TrainingSettings
+from services.training.trainers.agreement import predecessor_judges
 from services.training.workspace import Workspace
 from shared.clock import Clock
 from shared.contracts.events.versions import RewardRecord, reward_key
@@ -73,7 +75,7 @@ class RewardModels:
     async def publish(
         self, resolved: ResolvedJob, dataset: Dataset, workspace: Workspace
     ) -> RewardRecord | None:
-        """Store and register a job's judge; None without one, or where chance is as good.
+        """Store and register a job's judge; None without one, or where `refusal` has a reason.
 
         Of two replicas that choose the same name the first record counts, as with versions.
 
@@ -89,9 +91,10 @@ class RewardModels:
         made = next((one for one in known if one.job_id == job.job_id), None)
         if made is not None:
             return made
-        figures = measures(judge_figures(judge))
-        if figures.get("accuracy_low", 0.0) <= self._settings.gate.judge_accuracy_low:
-            log.info("reward.not_published", job_id=job.job_id, figures=figures)
+        found = judge_figures(judge)
+        figures = measures(found)
+        if why := refusal(found, resolved, self._settings.gate):
+            log.info("reward.not_published", job_id=job.job_id, why=why, figures=figures)
             return None
         name = next_name(job.model, self._registry.registry)
         files = adapter_files(judge / "adapter")
@@ -128,6 +131,27 @@ class RewardModels:
         return record
 
 
+def refusal(figures: Mapping[str, float], resolved: ResolvedJob, limits: GateLimits) -> str:
+    """Why a judge is not published as a reward model; empty where it is.
+
+    Args:
+        figures: What `judge_figures` returns.
+        resolved: Its job.
+        limits: Conditions of release.
+
+    """
+    if measures(figures).get("accuracy_low", 0.0) <= limits.judge_accuracy_low:
+        return "it does not agree with raters it never saw; collect more votes"
+    if predecessor_judges(figures) and resolved.predecessor:
+        own = figures.get("judge_compared_agreed", 0.0)
+        return (
+            f"it agrees with {own:.0f} of {figures['judge_compared']:.0f} votes that neither learned "
+            f"from, {resolved.predecessor.name} with {figures['judge_predecessor_agreed']:.0f}; that "
+            "one stays; collect more votes"
+        )
+    return ""
+
+
 def show(registry: Registry, metrics: TrainingMetrics) -> None:
     """Set the metrics of each model's newest reward model."""
     for model in {one.record.model for one in registry.versions()}:
@@ -141,8 +165,9 @@ def measures(figures: Mapping[str, float]) -> dict[str, float]:
     """A reward model's measures from its judge's figures.
 
     `train_loss`, `pairs`, the `disagreement_…` of several heads, held-out `accuracy` with its 95 %
-    bounds, `calibration_error`, and on the same pairs, votes that came since included, the
-    `predecessor_accuracy` and the `accuracy_gain` over it.
+    bounds, `calibration_error`, and on the pairs of those that its predecessor did not learn from
+    either, votes that came since included, the `predecessor_accuracy` and the `accuracy_gain` over
+    it.
     """
     kept = {
         name.removeprefix("judge_"): value
@@ -154,10 +179,11 @@ def measures(figures: Mapping[str, float]) -> dict[str, float]:
         return kept
     low, high = wilson(agreed, tested)
     kept |= {"accuracy": agreed / tested, "accuracy_low": low, "accuracy_high": high}
-    before = figures.get("judge_predecessor_agreed")
-    if before is not None:
-        kept["predecessor_accuracy"] = before / tested
-        kept["accuracy_gain"] = (agreed - before) / tested
+    own, before = figures.get("judge_compared_agreed"), figures.get("judge_predecessor_agreed")
+    compared = figures.get("judge_compared", 0.0)
+    if own is not None and before is not None and compared:
+        kept["predecessor_accuracy"] = before / compared
+        kept["accuracy_gain"] = (own - before) / compared
     return kept
 
 

@@ -29,7 +29,7 @@ from services.training.progress import FITTED, ProgressReporter
 from services.training.publish import Publisher
 from services.training.recorded_jobs import resolve_rebase
 from services.training.resolve import ResolvedJob, job_hyperparameters, resolve
-from services.training.reward_models import RewardModels
+from services.training.reward_models import RewardModels, refusal
 from services.training.run_spans import RunSpans
 from services.training.settings import TrainingSettings
 from services.training.tracking import MlflowTracker
@@ -217,6 +217,7 @@ class Runner:
 
     async def _ended(self, job: TrainingRequested, outcome: JobOutcome) -> None:
         self._metrics.runs.labels(job.method.value, outcome.phase.value).inc()
+        self._metrics.note_judge(job.model, outcome.metrics or {})
         self._spans.ended(job, outcome)
         log.info(
             "job.ended",
@@ -259,6 +260,7 @@ class Runner:
         )
         if job.builds_dataset:
             return built(dataset.reference(self._store.root))
+        await self._datasets.lay_out_predecessors_pairs(resolved, workspace)
         if job.method is TrainingMethod.reward:
             return await self._reward_model(resolved, dataset, workspace, reporter)
         await self._datasets.lay_out_cases(resolved, workspace)
@@ -307,8 +309,6 @@ class Runner:
         figures = judge_figures(workspace.judge)
         made = await self._rewards.publish(resolved, dataset, workspace)
         if made is None:
-            message = (
-                "not published: it does not agree with raters it never saw; collect more votes"
-            )
+            message = f"not published: {refusal(figures, resolved, self._settings.gate)}"
             return JobOutcome(RunPhase.rejected, message, metrics=figures)
         return JobOutcome(RunPhase.succeeded, f"{made.name}: published", metrics=figures)

@@ -56,6 +56,11 @@ class Workspace:
         """The held-out rows nearest to the parent's policy, which perplexity is measured on."""
         return self.folder / "nearest.jsonl"
 
+    @property
+    def predecessor_pairs(self) -> Path:
+        """The pairs that the last published reward model learned from."""
+        return self.folder / "predecessor.jsonl"
+
     def attempt(self, number: int) -> Path:
         """The folder of the attempt, counted from 1."""
         path = self.folder / f"attempt-{number}"

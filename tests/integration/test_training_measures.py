@@ -197,5 +197,19 @@ def test_a_judge_learns_from_thumbs_alone(measured: dict[str, Any]) -> None:
     assert found["judge_agreed"] >= 14
 
 
+def test_a_judge_that_agrees_with_fewer_votes_than_its_predecessor_does_not_judge(
+    measured: dict[str, Any],
+) -> None:
+    found = measured["beside_a_predecessor"]
+    assert (found["right"]["judge"], "judge_compared" in found["right"]) == ("right", False)
+    wrong, again = found["wrong"], found["again"]
+    for one in (wrong, again):
+        assert (one["judge_tested"], one["judge_compared"]) == (25, 20), "five prompts are known"
+    assert wrong["judge_compared_agreed"] < wrong["judge_predecessor_agreed"]
+    assert wrong["judge"] == "right"
+    assert again["judge_compared_agreed"] > again["judge_predecessor_agreed"]
+    assert again["judge"] == "again"
+
+
 def test_a_diverged_judge_says_nothing(measured: dict[str, Any]) -> None:
     assert set(measured["diverged"].values()) == {"nan"}

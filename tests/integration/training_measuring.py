@@ -32,6 +32,7 @@ from services.training.trainers.models import (
     prompt_ids,
 )
 from services.training.trainers.rows import row_files
+from services.training.trainers.run import do
 from shared.contracts.recipes import LoraHyperparameters, RewardHyperparameters
 
 MAX_LENGTH = 64
@@ -70,6 +71,11 @@ def main(folder: Path) -> dict[str, Any]:
         | {"thinking": thinking(folder / "thinking", str(base))}
         | {"quality": qualities(folder / "quality", str(base))}
         | {"thumbs": judging_by_thumbs(folder / "thumbs", str(base), random.Random(4))}
+        | {
+            "beside_a_predecessor": judging_beside_a_predecessor(
+                folder / "judges", str(base), random.Random(5)
+            )
+        }
         | {
             "long_longest": max(len(conversation_ids(tokenizer, *row[:2])) for row in long),
             "max_length": MAX_LENGTH,
@@ -332,9 +338,9 @@ def judging(folder: Path, base: str, rng: random.Random) -> dict[str, Any]:
         {"messages": row["messages"], "parent": row["rejected"], "candidate": row["chosen"]}
         for row in [*files["judge"], *files["heldout"]]
     ]
-    verdict = evaluate._verdict(asked, tokenizer, rows, lambda _: None)
+    verdict = evaluate._verdict(asked, tokenizer, judge / "adapter", rows, lambda _: None)
     evaluate.score = lambda *_: [math.nan] * len(rows)
-    diverged = evaluate._verdict(asked, tokenizer, rows, lambda _: None)
+    diverged = evaluate._verdict(asked, tokenizer, judge / "adapter", rows, lambda _: None)
     return {
         "judge_figures": figures,
         "judge_widest": max(widths),
@@ -344,6 +350,44 @@ def judging(folder: Path, base: str, rng: random.Random) -> dict[str, Any]:
         "verdict": verdict,
         "diverged": {name: str(value) for name, value in diverged.items()},
     }
+
+
+def judging_beside_a_predecessor(folder: Path, base: str, rng: random.Random) -> dict[str, Any]:
+    """Two judges of which one learned from votes turned round; each is the other's predecessor."""
+    right = [voted(rng, 4, prompt=8) for _ in range(32)]
+    wrong = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in right]
+    known = [{**voted(rng, 4, prompt=8), "messages": row["messages"]} for row in right[:5]]
+    learned, tested = (
+        folder / "learned.jsonl",
+        [*known, *(voted(rng, 4, prompt=8) for _ in range(20))],
+    )
+    judges, found = {"right": right, "wrong": wrong}, dict[str, Any]()
+    for number, (name, before) in enumerate(
+        [("right", ""), ("wrong", "right"), ("again", "wrong")]
+    ):
+        place, data = folder / name, folder / f"data of {name}"
+        data.mkdir(parents=True)
+        job.write_rows(data / "judge.jsonl", judges.get(name, right))
+        job.write_rows(data / "train.jsonl", tested)
+        job.write_rows(learned, right if number else [])
+        asked = job.TrainerJob(
+            stages=("reward",),
+            base=base,
+            data=str(data),
+            judge=str(place),
+            predecessor=str(folder / before / "adapter") if before else "",
+            predecessor_pairs=str(learned) if before else "",
+            reward=RewardHyperparameters(epochs=6, max_length=MAX_LENGTH),
+            evaluation=EvaluationSettings(),
+            seed=1,
+        )
+        do("reward", asked, place)
+        chosen = reward.judge_adapter(asked)
+        found[name] = {
+            **json.loads((place / "reward.json").read_bytes()),
+            "judge": chosen and chosen.parent.name,
+        }
+    return found
 
 
 def judging_by_thumbs(folder: Path, base: str, rng: random.Random) -> dict[str, Any]:

@@ -193,7 +193,7 @@ def trained(
     attempt = folder / name
     attempt.mkdir()
     asked = asked_of(folder, method, parameters, parent)
-    held = online if method in ONLINE else module
+    held: Any = online if method in ONLINE else module
     usual = held.train
     held.train = lambda trainer, checkpoints: (
         trainers.append(trainer),
@@ -529,7 +529,7 @@ def mean_reward(
     """Mean score of sampled answers by the reward model."""
     tokenizer = load_tokenizer(asked.base)
     model = load_adapter(load_base(asked.base), adapter, trainable=False).eval()
-    scored = online.scorer(asked, tokenizer, attempt / "proxy")
+    scored = online.scorer(asked, tokenizer, attempt / "proxy" / "adapter")
     set_seeds(9)
     prompts, completions = [], []
     for pair in pairs:

@@ -3,11 +3,13 @@
 A margin is the score of the chosen answer less that of the rejected one.
 """
 
+# pyright: strict
+
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 CALIBRATION_BINS = 10
 DECILES = 10
@@ -17,6 +19,23 @@ def agreement(margins: Sequence[float]) -> float:
     """In how many pairs the chosen answer has the higher score; NaN of a diverged judge."""
     finite = all(map(math.isfinite, margins))
     return float(sum(margin > 0 for margin in margins)) if finite else math.nan
+
+
+def predecessor_judges(figures: Mapping[str, float]) -> bool:
+    """Whether the last published reward model judges a job in place of the job's own.
+
+    It does where it agrees with more of the votes that neither learned from; of equals the job's
+    own judges, as it learned from newer votes. One with a score that is no finite number never
+    judges while the other has none.
+
+    Args:
+        figures: Of the `reward` stage: `judge_compared_agreed` and `judge_predecessor_agreed`, in
+            how many of the same pairs each agrees; NaN, or missing, of a diverged one.
+
+    """
+    own = figures.get("judge_compared_agreed", math.nan)
+    before = figures.get("judge_predecessor_agreed", math.nan)
+    return math.isfinite(before) and not own >= before
 
 
 def calibration_error(margins: Sequence[float]) -> float:

@@ -33,7 +33,7 @@ from services.training.trainers.models import (
     set_seeds,
     without_end,
 )
-from services.training.trainers.reward import judged_ids, load_scorer, score
+from services.training.trainers.reward import judge_adapter, judged_ids, load_scorer, score
 from services.training.trainers.rows import TokenRows
 
 NGRAM = 4
@@ -85,9 +85,9 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
         stored_rows(Path(job.nearest)) if job.nearest else heldout,
         lambda row: (held_out(row, reasoning=job.trained.reasoning),),
     )
-    judged = bool(prompts) and (Path(job.judge) / "adapter").exists()
+    judge = judge_adapter(job)
     counts = {"prompts": len(prompts), "heldout": len(heldout), "perplexity_rows": len(near)}
-    total = 2 * (len(prompts) * (2 if judged else 1) + counts["perplexity_rows"]) + 1
+    total = 2 * (len(prompts) * (1 if judge is None else 2) + counts["perplexity_rows"]) + 1
     done = 0
 
     def note(count: int) -> None:
@@ -112,8 +112,8 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
             prompts, arms["parent"].texts, arms["candidate"].texts, strict=True
         )
     ]
-    if judged:
-        figures |= _verdict(job, tokenizer, rows, note)
+    if prompts and judge is not None:
+        figures |= _verdict(job, tokenizer, judge, rows, note)
     write_rows(folder / "answers.jsonl", rows)
     progress.report("evaluate", total, total)
     return figures | {name: float(count) for name, count in counts.items()}
@@ -245,10 +245,10 @@ def repetition(text: str) -> float:
 
 
 def _verdict(
-    job: TrainerJob, tokenizer: Any, rows: list[dict[str, Any]], note: Note
+    job: TrainerJob, tokenizer: Any, adapter: Path, rows: list[dict[str, Any]], note: Note
 ) -> dict[str, float]:
     """Who wins; answers that read the same to the judge are ties. NaN of a diverged judge."""
-    judge = load_scorer(job, tokenizer, Path(job.judge) / "adapter")
+    judge = load_scorer(job, tokenizer, adapter)
     read: dict[str, list[list[int]]] = {}
     for arm in ("parent", "candidate"):
         read[arm] = [judged_ids(job, tokenizer, row, row[arm]) for row in rows]

@@ -81,6 +81,7 @@ class TrainerJob(BaseModel):
     )
     cases: str = ""
     predecessor: str = Field(default="", description="adapter of the last published reward model")
+    predecessor_pairs: str = Field(default="", description="file of the pairs that it learned from")
     method: MethodName = "dpo"
     hyperparameters: dict[str, Any] = Field(default_factory=dict)
     reward: RewardHyperparameters

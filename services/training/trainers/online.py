@@ -31,7 +31,7 @@ from services.training.trainers.models import (
     set_seeds,
 )
 from services.training.trainers.monitor import PROMPTS, RewardMonitor
-from services.training.trainers.reward import judged_ids, load_scorer, score
+from services.training.trainers.reward import judge_adapter, judged_ids, load_scorer, score
 from services.training.trainers.rows import row_files
 from shared.contracts.recipes import OnlineHyperparameters
 
@@ -74,7 +74,7 @@ def run(
     callback = ReportProgress(stage, progress)
     checkpoints = folder / "checkpoints"
     tokenizer = load_tokenizer(job.base)
-    proxy = scorer(job, tokenizer, folder / "proxy")
+    proxy = scorer(job, tokenizer, folder / "proxy" / "adapter")
     monitor = _monitor(job, folder, tokenizer, prompts, proxy)
     rows = count * parameters.generations * updates
     settings = arguments(parameters, checkpoints, rows=rows, seed=job.seed) | own
@@ -124,8 +124,8 @@ def _monitor(
     """A monitor of the training; none where there is no judge that is independent of it."""
     parameters = job.trained
     assert isinstance(parameters, OnlineHyperparameters)
-    judge = Path(job.judge)
-    if not job.judge or not (judge / "adapter").exists():
+    judge = judge_adapter(job)
+    if judge is None:
         return []
     monitor = RewardMonitor(
         folder,
@@ -142,9 +142,9 @@ def _monitor(
     return [monitor]
 
 
-def scorer(job: TrainerJob, tokenizer: Any, place: Path) -> Reward:
+def scorer(job: TrainerJob, tokenizer: Any, adapter: Path) -> Reward:
     """TRL's reward function: the reward model's score of each prompt with its completion."""
-    model = load_scorer(job, tokenizer, place / "adapter")
+    model = load_scorer(job, tokenizer, adapter)
 
     def reward(
         prompts: Sequence[Messages], completions: Sequence[Messages], **_: Any

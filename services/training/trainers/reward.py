@@ -7,9 +7,11 @@ heads on one adapter are a last-layer ensemble: their mean is the score, their s
 
 from __future__ import annotations
 
+import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,9 @@ from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
+from services.training.dataset_rows import prompt_of
+from services.training.sides import digest
+from services.training.spill import SpilledTable
 from services.training.thumbs import paired_thumbs
 from services.training.trainers import processes
 from services.training.trainers.agreement import (
@@ -28,9 +33,17 @@ from services.training.trainers.agreement import (
     by_category,
     calibration_error,
     deciles,
+    predecessor_judges,
 )
 from services.training.trainers.arguments import ReportProgress, arguments, save_adapter, train
-from services.training.trainers.job import Progress, Stage, TrainerJob, stored_rows, write_json
+from services.training.trainers.job import (
+    Progress,
+    Stage,
+    TrainerJob,
+    iterate_rows,
+    stored_rows,
+    write_json,
+)
 from services.training.trainers.models import (
     answer_of,
     by_tokens,
@@ -61,31 +74,30 @@ def run(job: TrainerJob, _: Path, progress: Progress) -> dict[str, float]:
 
     Those are votes of other raters on other prompts, so their share in which the judge agrees is
     an honest accuracy; where there is no vote, thumbs in pairs, good against bad. Returns it as
-    `judge_agreed` of `judge_tested` pairs, NaN where a score is no finite number,
-    `judge_predecessor_agreed` of the same pairs where there is a predecessor, and
-    `judge_calibration_error`. Pairs that differ only beyond `max_length` tokens are not tested.
+    `judge_agreed` of `judge_tested` pairs, NaN where a score is no finite number, and
+    `judge_calibration_error`; with a predecessor also what `_compared` returns. Pairs that differ
+    only beyond `max_length` tokens are not tested.
     """
     data = Path(job.data)
     rows = stored_rows(data / "judge.jsonl")
     tested = stored_rows(data / "heldout.jsonl", data / "train.jsonl")
     judge = Path(job.judge)
-    figures = fit(job, rows, tested, judge, "reward", progress)
-    named = {
+    figures = fit(job, rows, tested, judge, "reward", progress, predecessor=job.predecessor)
+    return {
         name if name.startswith("train_") else f"judge_{name}": value
         for name, value in figures.items()
     }
-    if job.predecessor:
-        named["judge_predecessor_agreed"] = _predecessor_agreed(job, tested)
-    return named
 
 
 def fit(
     job: TrainerJob,
     rows: Iterable[dict[str, Any]],
-    tested: Iterable[dict[str, Any]],
+    tested: Collection[dict[str, Any]],
     place: Path,
     stage: Stage,
     progress: Progress,
+    *,
+    predecessor: str = "",
 ) -> dict[str, float]:
     """Train a reward model on pairs and write it to `<place>/adapter`; `tested` is read repeatedly.
 
@@ -94,13 +106,20 @@ def fit(
 
     Returns:
         Figures of the training (`train_…`), its `pairs`, in how many of the `tested` pairs it
-        `agreed`, and its expected `calibration_error`; of several heads what `disagreement` returns.
+        `agreed`, and its expected `calibration_error`; of several heads what `disagreement` returns,
+        and with the folder of a `predecessor` what `_compared` returns.
 
     """
     set_seeds(job.seed)
     tokenizer = load_tokenizer(job.base)
-    pairs = _tested(job, tokenizer, tested)
-    after = math.ceil(2 * len(pairs.chosen) / SCORED_A_STEP)
+    learned = SpilledTable[bytes]()
+    for row in iterate_rows(Path(job.predecessor_pairs)) if predecessor else ():
+        for prompt in _prompts(row):
+            learned.add(prompt)
+    voted = any("chosen" in row for row in _of_people(tested))
+    pairs = _tested(job, tokenizer, tested, learned, voted=voted)
+    scored = len(pairs.chosen) + (len(pairs.unknown) if predecessor else 0)
+    after = math.ceil(2 * scored / SCORED_A_STEP)
     callback = ReportProgress(stage, progress, after=after)
     with row_files(place) as files:
         trainer, learnt = _trained(job, tokenizer, rows, place, callback, files)
@@ -115,11 +134,14 @@ def fit(
     chosen, rejected = _side_scores(model, tokenizer, pairs, note)
     by_head = chosen - rejected
     margins = by_head.mean(1).tolist()
+    figures = {f"train_{name}": value for name, value in callback.figures().items()}
+    if predecessor:
+        before = load_scorer(job, tokenizer, Path(predecessor))
+        figures |= _compared(before, tokenizer, pairs, margins, note)
     progress.report(stage, trained + after, trained + after)
     if processes.rank() == 0:
         write_json(place / "categories.json", by_category(pairs.categories, margins))
         write_json(place / "deciles.json", deciles(torch.cat([chosen, rejected]).mean(1).tolist()))
-    figures = {f"train_{name}": value for name, value in callback.figures().items()}
     if job.reward.heads > 1:
         figures |= disagreement(by_head)
     return figures | {
@@ -165,6 +187,8 @@ class TestedPairs:
     categories: list[str] = field(default_factory=list[str])
     chosen: TokenRows = field(default_factory=TokenRows)
     rejected: TokenRows = field(default_factory=TokenRows)
+    unknown: array[int] = field(default_factory=lambda: array("q"))
+    """Places of the pairs on prompts that the predecessor did not learn from."""
 
 
 def _whole_conversations(rows: Iterable[dict[str, Any]], files: RowFiles) -> Dataset:
@@ -193,19 +217,46 @@ def load_scorer(job: TrainerJob, tokenizer: Any, adapter: Path) -> Any:
     return PeftModel.from_pretrained(base, str(adapter)).eval()
 
 
-def _tested(job: TrainerJob, tokenizer: Any, rows: Iterable[dict[str, Any]]) -> TestedPairs:
-    """Pairs of people that the judge reads differently; without any, people's thumbs in pairs."""
+def judge_adapter(job: TrainerJob) -> Path | None:
+    """The adapter of the reward model that judges, see `predecessor_judges`; None without one."""
+    place = Path(job.judge)
+    if not job.judge or not (place / "adapter").exists():
+        return None
+    noted = place / "reward.json"
+    figures = json.loads(noted.read_bytes()) if job.predecessor and noted.exists() else {}
+    return Path(job.predecessor) if predecessor_judges(figures) else place / "adapter"
+
+
+def _tested(
+    job: TrainerJob,
+    tokenizer: Any,
+    rows: Iterable[dict[str, Any]],
+    learned: Container[bytes],
+    *,
+    voted: bool,
+) -> TestedPairs:
+    """Pairs of people that the judge reads differently; where nobody voted, their thumbs in pairs.
+
+    `learned` are digests of the prompts that the predecessor learned from.
+    """
     found = TestedPairs()
-    voted = any("chosen" in row for row in _of_people(rows))
     people = _of_people(rows)
     pairs = (row for row in people if "chosen" in row) if voted else paired_thumbs(people)
     for row in pairs:
         chosen, rejected = _judged_sides(job, tokenizer, row)
         if chosen != rejected:
             found.categories.append(sys.intern(str(row.get("meta", {}).get("category", ""))))
+            if not any(prompt in learned for prompt in _prompts(row)):
+                found.unknown.append(len(found.chosen))
             found.chosen.append(chosen)
             found.rejected.append(rejected)
     return found
+
+
+def _prompts(row: Mapping[str, Any]) -> Iterator[bytes]:
+    """Digests of the prompts of a pair, which thumbs in pairs have two of."""
+    for side in SIDES[: 2 if "rejected_messages" in row else 1]:
+        yield digest(prompt_of({**row, "messages": turns_before(row, side)}).normal)
 
 
 def _of_people(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -246,13 +297,40 @@ def disagreement(margins: torch.Tensor) -> dict[str, float]:
     return {name: float(side.mean()) for name, side in sides.items() if len(side)}
 
 
-def _predecessor_agreed(job: TrainerJob, tested: Iterable[dict[str, Any]]) -> float:
-    """In how many of the same pairs the reward model agrees that was published before."""
-    tokenizer = load_tokenizer(job.base)
-    model = load_scorer(job, tokenizer, Path(job.predecessor))
-    pairs = _tested(job, tokenizer, tested)
-    chosen, rejected = _side_scores(model, tokenizer, pairs, lambda _: None)
-    return agreement((chosen - rejected).mean(1).tolist())
+def _compared(
+    predecessor: Any,
+    tokenizer: Any,
+    pairs: TestedPairs,
+    margins: Sequence[float],
+    note: Callable[[int], None],
+) -> dict[str, float]:
+    """A new reward model beside the one that was published before, on pairs neither learned from.
+
+    A prompt may have been the predecessor's and be trained on by now, so a pair on such a prompt is
+    left out: the predecessor would know it, and the new one would not.
+
+    Args:
+        predecessor: The reward model that was published before.
+        tokenizer: The base's.
+        pairs: What the new one is tested on.
+        margins: The new one's, of each of those.
+        note: Hears how many rows were scored, after each batch.
+
+    Returns:
+        `compared` pairs, and in how many of them each agrees: `compared_agreed` of the new one and
+        `predecessor_agreed`.
+
+    """
+    same = TestedPairs()
+    for place in pairs.unknown:
+        same.chosen.append(pairs.chosen[place])
+        same.rejected.append(pairs.rejected[place])
+    chosen, rejected = _side_scores(predecessor, tokenizer, same, note)
+    return {
+        "compared": float(len(pairs.unknown)),
+        "compared_agreed": agreement([margins[place] for place in pairs.unknown]),
+        "predecessor_agreed": agreement((chosen - rejected).mean(1).tolist()),
+    }
 
 
 def judged_ids(

@@ -136,7 +136,9 @@ class VersionRecord(Event):
         description="as a job takes them: the method's, and the judge's as `reward`"
     )
     judged_with: dict[str, Any] = Field(
-        default_factory=dict, description="`evaluation` and `gate` settings at the time"
+        default_factory=dict,
+        description="`evaluation` and `gate` settings at the time, and `reward_model`, the published "
+        "one that judged; empty: the job's own",
     )
     seed: int
     code_revision: str

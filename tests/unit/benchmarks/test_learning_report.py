@@ -24,7 +24,7 @@ from benchmarks.learning_report import (
 )
 from shared.intervals import wilson
 
-FIGURES = {"judge_agreed": 30.0, "judge_tested": 40.0, "kl": 0.1, "kl_first": 0.2, "win_rate": 0.57}
+FIGURES = {"judge_accuracy": 0.75, "kl": 0.1, "kl_first": 0.2, "win_rate": 0.57}
 FIGURES |= {"capability_items": 354.0, "capability_lost": 18.0, "capability_won": 20.0}
 FIGURES |= {"capability_parent": 0.5, "capability_candidate": 0.48}
 

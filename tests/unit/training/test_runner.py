@@ -48,7 +48,8 @@ async def test_a_good_candidate_becomes_the_next_version(harness: TrainingHarnes
     assert made.gate.passed
     assert made.metrics["win_rate"] == pytest.approx(0.775)
     check_hyperparameters(made.method, made.hyperparameters)
-    assert made.judged_with.keys() == {"evaluation", "gate"}
+    assert made.judged_with.keys() == {"evaluation", "gate", "reward_model"}
+    assert made.judged_with["reward_model"] == "", "the job's own"
     folder = harness.published(made)
     assert folder == harness.folder / "adapters" / made.version / made.adapter_sha256
     assert checksum(folder) == made.adapter_sha256
