@@ -19,6 +19,8 @@ log = structlog.get_logger(__name__)
 
 STEP_INTERVAL_S = 2.0
 STEP_CHANGE = 0.01
+PREPARED_INTERVAL_S = 15.0
+"""Between two words on rows that are prepared, as the topic keeps them for ever."""
 MINUTE_S = 60.0
 MAX_MESSAGE = 2000
 
@@ -87,23 +89,31 @@ class ProgressReporter:
         await self._tell(progress, message, {})
 
     async def step(self, step: StageProgress) -> None:
-        """Tell of a trainer's step, unless the last word is too young or too near."""
+        """Tell of a trainer's step, unless the last word is too young or too near.
+
+        Rows that are prepared are no step: they are told of, and the job gets no further by them.
+        """
         left = self._time_left(step)
-        done = min(1.0, step.done / max(1, step.total))
+        done = 0.0 if step.preparing else min(1.0, step.done / max(1, step.total))
         first, last = _SHARES.get(step.stage, FITTED)
         ratio = first + (last - first) * done
         if step.stage in _SHARES:
             ratio = self._of_job(ratio)
+        if step.preparing:
+            ratio = max(ratio, self._said)
         self._gauge.set(ratio)
         phase = _PHASES.get(step.stage, RunPhase.training)
         changed = phase is not self._phase and step.stage not in ("drift", "fingerprint")
-        young = self._clock.monotonic() - self._said_at < STEP_INTERVAL_S
-        if not changed and (young or abs(ratio - self._said) < STEP_CHANGE):
+        since = self._clock.monotonic() - self._said_at
+        due = since >= STEP_INTERVAL_S and abs(ratio - self._said) >= STEP_CHANGE
+        if not changed and not (since >= PREPARED_INTERVAL_S if step.preparing else due):
             return
         if changed:
             self._phase = phase
         figures = {"loss": step.loss} if step.loss is not None else {}
-        where = f"{step.stage}: step {step.done} of {step.total}{left}"
+        what = f"{step.preparing}: row" if step.preparing else "step"
+        total = f" of {step.total}" if step.total else ""
+        where = f"{step.stage}: {what} {step.done}{total}{left}"
         await self._tell(ratio, f"{self._attempt}{where}", figures)
 
     async def finish(self, outcome: JobOutcome) -> None:
@@ -133,11 +143,17 @@ class ProgressReporter:
         return f"attempt {self.attempt} of at most {self._attempts}: " if self._attempts > 1 else ""
 
     def _time_left(self, step: StageProgress) -> str:
-        """About how long the stage still takes, by its pace so far; empty at its first step."""
+        """About how long the stage still takes, by its pace so far; empty at its first step.
+
+        Of rows that are prepared it is this pass over them.
+        """
         now = self._clock.monotonic()
         first, since = self._first or (step, now)
-        if first.stage != step.stage or step.done <= first.done:
+        same = (first.stage, first.preparing) == (step.stage, step.preparing)
+        if not same or step.done <= first.done:
             self._first = step, now
+            return ""
+        if not step.total:
             return ""
         left_s = (now - since) / (step.done - first.done) * max(0, step.total - step.done)
         about = f"{left_s:.0f} s" if left_s < 2 * MINUTE_S else f"{left_s / MINUTE_S:.0f} min"

@@ -170,6 +170,13 @@ def test_a_judge_s_scores_are_the_plain_ones_and_their_progress_is_told(
     assert len(done) > 2 + 132 // 32, "training has two steps, and each batch scored is a line"
 
 
+def test_rows_are_told_of_while_they_are_made_into_tokens(measured: dict[str, Any]) -> None:
+    passes = measured["judge_prepared"]
+    assert passes["reading votes"] == [71, 71]
+    assert passes["Tokenizing train dataset"] == [16, 16]
+    assert passes["Generating train split"][0] == 16
+
+
 def test_quality_is_that_of_the_references_the_lexicon_and_the_installed_metric(
     measured: dict[str, Any],
 ) -> None:

@@ -199,7 +199,7 @@ def thinking(folder: Path, base: str) -> dict[str, Any]:
             left = fit.run(asked, folder, job.Progress(folder))["left_out"]
             name = f"{'kept' if kept else 'dropped'}_{'plain' if template == base else 'thinking'}"
             found[name] = [(one["line"], one["reason"]) for one in left]
-        with row_files(folder) as files:
+        with row_files(folder, "sft", job.Progress(folder)) as files:
             rows = conversations([both], {"chosen": "chosen"}, files, reasoning=kept)
             read = knowing.apply_chat_template(rows[0]["chosen"], tokenize=False)
         found[f"read_{kept}"] = read
@@ -344,7 +344,12 @@ def judging(folder: Path, base: str, rng: random.Random) -> dict[str, Any]:
     return {
         "judge_figures": figures,
         "judge_widest": max(widths),
-        "judge_progress": [(line["done"], line["total"]) for line in lines],
+        "judge_progress": [
+            (line["done"], line["total"]) for line in lines if not line["preparing"]
+        ],
+        "judge_prepared": {
+            line["preparing"]: (line["done"], line["total"]) for line in lines if line["preparing"]
+        },
         "judge_scores": reward.score(trained, tokenizer, read, lambda _: None),
         "judge_scores_reference": plain,
         "verdict": verdict,

@@ -84,7 +84,7 @@ def same(folder: Path) -> bool:
         }
         for number in range(450)
     ]
-    with row_files(folder) as files:
+    with row_files(folder, "kto", job.Progress(folder)) as files:
         mapped = conversations(rows, {"answer": "completion"}, files, flags=("label",))
         plain = [
             {

@@ -46,6 +46,8 @@ LOGITS = 2**27
 """Most logits of one pass: 256 MiB in bfloat16, 512 MiB in float32; a vocabulary of 152,000 leaves
 883 positions at a time."""
 
+READING = "reading held-out answers"
+
 Note = Callable[[int], None]
 """Hears how many steps were done."""
 
@@ -102,7 +104,8 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
         if adapter:
             model = load_adapter(model, adapter, trainable=False).merge_and_unload()
         model.eval()
-        arms[arm] = answers(job, model, tokenizer, prompts, near, note)
+        read = progress.counted("evaluate", READING, near, counts["perplexity_rows"])
+        arms[arm] = answers(job, model, tokenizer, prompts, read, note)
     figures = {
         f"{arm}_{name}": value for arm, said in arms.items() for name, value in _manners(said)
     }

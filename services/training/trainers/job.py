@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -47,7 +47,9 @@ Stage = Literal[
     "harness",
     "fingerprint",
 ]
+T = TypeVar("T")
 PROGRESS_INTERVAL_S = 0.5
+MAX_PREPARING = 200
 BUSY = 75
 """A trainer's exit status where another one works in its folder (EX_TEMPFAIL)."""
 GIVEN_UP = 65
@@ -105,6 +107,12 @@ class StageProgress(BaseModel):
     done: int
     total: int
     loss: float | None = None
+    preparing: str = Field(
+        default="",
+        max_length=MAX_PREPARING,
+        description="what is done with rows before the next step; `done` of `total` are rows then, "
+        "and a total of 0 is unknown",
+    )
 
 
 def noted_steps(lines: bytes) -> list[StageProgress]:
@@ -119,7 +127,8 @@ def noted_steps(lines: bytes) -> list[StageProgress]:
 class Progress:
     """Writes progress.jsonl, at most twice a second and always at a stage's end.
 
-    Of several processes the first one writes.
+    Of several processes the first one writes steps. Rows are told of by each, as each prepares its
+    own while the first may wait for it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -132,9 +141,25 @@ class Progress:
         if processes.rank() or (done < total and now - self._last < PROGRESS_INTERVAL_S):
             return
         self._last = now
-        line = StageProgress(stage=stage, done=done, total=total, loss=loss).model_dump_json()
+        self._write(StageProgress(stage=stage, done=done, total=total, loss=loss))
+
+    def prepare(self, stage: Stage, what: str, done: int, total: int = 0) -> None:
+        """Note that `done` of `total` rows are prepared for the stage's next step; 0: unknown."""
+        now = time.monotonic()
+        if now - self._last >= PROGRESS_INTERVAL_S:
+            self._last = now
+            what = what[:MAX_PREPARING]
+            self._write(StageProgress(stage=stage, done=done, total=total, preparing=what))
+
+    def counted(self, stage: Stage, what: str, rows: Iterable[T], total: int = 0) -> Iterator[T]:
+        """The rows, each told of by `prepare`."""
+        for done, row in enumerate(rows, start=1):
+            self.prepare(stage, what, done, total)
+            yield row
+
+    def _write(self, step: StageProgress) -> None:
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(step.model_dump_json() + "\n")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     model = load_adapter(
         load_base(job.base, four_bit=parameters.four_bit), job.parent_adapter, trainable=True
     )
-    with row_files(folder) as files:
+    with row_files(folder, "kto", progress) as files:
         rows = conversations(
             iterate_rows(Path(job.data) / "train.jsonl"),
             {"answer": "completion"},

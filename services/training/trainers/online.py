@@ -83,7 +83,7 @@ def run(
         # A checkpoint between two updates would lose the answers that both learn from.
         settings["save_steps"] = math.ceil(settings["save_steps"] / updates) * updates
         settings["updates"] = updates
-    with row_files(folder) as files:
+    with row_files(folder, stage, progress) as files:
         trainer = trainer_class(
             model=load_adapter(
                 load_base(job.base, four_bit=parameters.four_bit),

@@ -65,6 +65,7 @@ HEAD = "score.weight"
 SCORE_BATCH = 32
 SCORE_TOKENS = 8192
 """Most rows and most padded tokens that are scored at a time."""
+READING = "reading votes"
 SCORED_A_STEP = 32
 """Answers scored that count as one step of progress, about what a step of training costs."""
 
@@ -116,12 +117,13 @@ def fit(
     for row in iterate_rows(Path(job.predecessor_pairs)) if predecessor else ():
         for prompt in _prompts(row):
             learned.add(prompt)
+    read = progress.counted(stage, READING, tested, len(tested))
     voted = any("chosen" in row for row in _of_people(tested))
-    pairs = _tested(job, tokenizer, tested, learned, voted=voted)
+    pairs = _tested(job, tokenizer, read, learned, voted=voted)
     scored = len(pairs.chosen) + (len(pairs.unknown) if predecessor else 0)
     after = math.ceil(2 * scored / SCORED_A_STEP)
     callback = ReportProgress(stage, progress, after=after)
-    with row_files(place) as files:
+    with row_files(place, stage, progress) as files:
         trainer, learnt = _trained(job, tokenizer, rows, place, callback, files)
     trained, answered = trainer.state.max_steps, 0
 

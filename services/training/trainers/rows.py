@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, overload
 
 from datasets import Dataset, Features, Json, List
+from datasets.utils import tqdm
 
 from services.training.spill import ScratchFile
 from services.training.trainers import processes
+from services.training.trainers.job import Progress, Stage
 
 BATCH_ROWS = 200
 """Rows that are in memory until they are written."""
@@ -47,14 +49,40 @@ class RowFiles:
 
 
 @contextmanager
-def row_files(place: Path) -> Iterator[RowFiles]:
-    """A place for mapped rows below a folder, until the stage ends; what a killed one left goes."""
+def row_files(place: Path, stage: Stage, progress: Progress) -> Iterator[RowFiles]:
+    """A place for mapped rows below a folder, until the stage ends; what a killed one left goes.
+
+    What is made of the rows meanwhile is told of as the stage's preparation.
+    """
     folder = place / f"rows-{processes.rank()}"
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        yield RowFiles(folder)
+        with _passes_told(stage, progress):
+            yield RowFiles(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _passes_told(stage: Stage, progress: Progress) -> Iterator[None]:
+    """Tell of each pass over rows by its progress bar, TRL's passes too.
+
+    TRL makes tokens of all rows before its first step, which for a large set takes longer than a
+    trainer may stand still; datasets' bars are all that can be heard of it.
+    """
+    inherited = tqdm.update
+
+    def update(bar: Any, count: float = 1) -> bool | None:
+        # A bar that is switched off counts nothing.
+        bar.rows_told = int(getattr(bar, "rows_told", bar.n) + count)
+        progress.prepare(stage, str(getattr(bar, "desc", "")), bar.rows_told, bar.total or 0)
+        return inherited(bar, count)
+
+    tqdm.update = update
+    try:
+        yield
+    finally:
+        del tqdm.update
 
 
 class TokenRows(Sequence[list[int]]):

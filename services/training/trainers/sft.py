@@ -32,7 +32,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     set_seeds(job.seed)
     callback = ReportProgress("sft", progress)
     checkpoints = folder / "checkpoints"
-    with row_files(folder) as files:
+    with row_files(folder, "sft", progress) as files:
         rows = conversations(
             iterate_rows(Path(job.data) / "train.jsonl"),
             {"answer": "completion"},

@@ -76,6 +76,30 @@ async def test_a_step_says_how_long_its_stage_still_takes() -> None:
     ], "a stage that was killed goes on from its checkpoint, and its pace is measured anew"
 
 
+async def test_rows_that_are_prepared_are_told_of_with_the_time_left_and_are_no_step() -> None:
+    clock, registry = ManualClock(), CollectorRegistry()
+    log = MemoryLog(clock=clock)
+    reporter = ProgressReporter(log, clock, TrainingMetrics(registry), request())
+    await reporter.enter(RunPhase.training, 0.15)
+    for done in range(0, 4000, 100):
+        clock.advance(3)
+        rows = StageProgress(
+            stage="dpo", done=done, total=4000, preparing="Tokenizing train dataset"
+        )
+        await reporter.step(rows)
+    clock.advance(30)
+    await reporter.step(StageProgress(stage="dpo", done=70, total=0, preparing="Generating"))
+    clock.advance(3)
+    await reporter.step(StageProgress(stage="dpo", done=1, total=10))
+    first, *told, generating, step = said(log)
+    assert len(told) == 8, "every 15 s of two minutes"
+    assert told[0].message == "dpo: Tokenizing train dataset: row 400 of 4000, about 108 s left"
+    assert generating.message == "dpo: Generating: row 70"
+    assert {one.progress for one in (*told, generating)} == {first.progress}
+    assert step.progress > first.progress
+    assert step.message == "dpo: step 1 of 10"
+
+
 async def test_a_lost_step_does_not_stop_the_job() -> None:
     clock = ManualClock()
     log = MemoryLog(clock=clock)
