@@ -24,6 +24,7 @@ from services.cli.probes.asking import Asking, ask_all
 from services.cli.probes.report import check_answered
 from services.cli.row_files import messages_of, read_rows
 from services.cli.settings import load_settings
+from services.cli.target_files import require_writable
 from shared.contracts.row_sources import MACHINE_MADE, MAX_AUGMENTED_SHARE
 
 PARAPHRASE = "Say the following in other words. Keep its meaning, names and numbers. Write the new text only."
@@ -58,6 +59,7 @@ def augment(
     `no_lexicon` and not varied by it.
     """
     wanted = _methods(methods, version)
+    require_writable("--to", to)
     rows = read_rows(source, _checked)
     people = [row for row in rows if meta_of(row).get("source") not in MACHINE_MADE]
     if not people:

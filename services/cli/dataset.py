@@ -14,6 +14,7 @@ from services.cli.label import label
 from services.cli.pair_formats.convert import FORMATS
 from services.cli.pair_formats.ratchet import RATCHET
 from services.cli.stored_dataset import diff_datasets, show_dataset
+from services.cli.target_files import require_writable
 
 app = typer.Typer(
     no_args_is_help=True, help="Build, show, compare, import, export, label and augment datasets."
@@ -40,6 +41,7 @@ def import_(
     strict: Strict = False,
 ) -> None:
     """Write another tool's pairs or labelled answers as rows for `ratchet train --dataset`."""
+    require_writable("--to", to)
     convert_file(source, to, format_, RATCHET, strict=strict)
 
 
@@ -54,4 +56,5 @@ def export(
     strict: Strict = False,
 ) -> None:
     """Write a dataset's pairs or labelled answers in the form of another tool."""
+    require_writable("--to", to)
     convert_file(source, to, RATCHET.name, named_format(format_), strict=strict)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import typer
@@ -52,7 +55,7 @@ def convert_file(source: Path, to: Path, name: str, target: PairFormat, *, stric
     columns = to.with_name(f".columns-{to.name}")
     written, bad, shown = 0, 0, deque[BadLine](maxlen=SHOWN)
     try:
-        with row_lines(source) as lines:
+        with row_lines(source) as lines, _enough_room(to):
             with open_compressed(partial, "wb") as out:
                 rows, form = with_form(lines, known, detected)
                 for one in converted(rows, form, target):
@@ -77,3 +80,18 @@ def convert_file(source: Path, to: Path, name: str, target: PairFormat, *, stric
     typer.echo(f"{form.name} to {target.name}: {written} rows, {bad} left out", err=True)
     if refused:
         raise CliError(f"{to} was not written", Exit.failed)
+
+
+@contextmanager
+def _enough_room(to: Path) -> Iterator[None]:
+    """Name the file that a full disk has no room for, not the one that is read meanwhile."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise CliError(
+            f"{to}: was not written, as {to.parent} is full; free some, or name a file on a larger "
+            "disk",
+            Exit.failed,
+        ) from None

@@ -30,6 +30,7 @@ from services.cli.probes.asking import Asking, ask_all
 from services.cli.probes.report import check_answered
 from services.cli.scores import scores
 from services.cli.settings import CliSettings, load_settings
+from services.cli.target_files import require_writable
 from services.cli.unlabelled import read_prompts, read_unlabelled, read_votes
 from shared.contracts.row_sources import HIGH_STAKES
 
@@ -90,6 +91,9 @@ def label(
     Every pair is asked in both orders and ties are dropped. Rows say that an AI labelled them and
     which one; datasets bound their share and never hold them out.
     """
+    require_writable("--to", to)
+    if audit is not None:
+        require_writable("--audit", audit)
     settings = load_settings()
     decide = _decider(settings, judge, judge_url, model, criteria, margin)
     voted = read_votes(votes)

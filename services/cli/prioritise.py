@@ -14,6 +14,7 @@ from services.cli.probes.asking import Asking, ask_all
 from services.cli.probes.report import check_answered
 from services.cli.scores import scores
 from services.cli.settings import CliSettings, load_settings
+from services.cli.target_files import require_writable
 from shared.file_faults import fault_of
 from shared.information import AnsweredTwice, diversified
 
@@ -28,6 +29,7 @@ def prioritise(
     model: Annotated[str, typer.Option(help="Whose reward model scores.")] = DEFAULT_MODEL,
 ) -> None:
     """Ask both versions each prompt, score the answers, and put first what a vote tells most of."""
+    require_writable("--to", to)
     settings = load_settings()
     content = _read(plan)
     queued = _prompts(plan, content)

@@ -11,10 +11,11 @@ import typer
 
 from services.cli.errors import CliError, Exit
 from services.cli.identity import OnBehalfOf, on_record
-from services.cli.kafka import with_log
+from services.cli.kafka import read_registry, with_log
 from services.cli.options import DEFAULT_MODEL, Model
 from services.cli.output import AsJson, print_json
 from services.cli.settings import load_settings
+from services.cli.target_files import require_writable
 from services.cli.train_jobs import (
     FINAL,
     cancel_job,
@@ -114,8 +115,12 @@ def train(
         override_gate=override_gate,
         **on_record(settings, on_behalf_of, reason),
     )
-    if source is not None:
-        _import(source, asked.dataset, strict=strict)
+    if report is not None:
+        require_writable("--report", report)
+    to = None if source is None else _converted(source, asked.dataset, asked.method)
+    with_log(settings, lambda log: refuse_early(log, request))
+    if source is not None and to is not None:
+        _convert(source, to, strict=strict)
     say, followed_s = None if as_json else say_progress, timeout_s if wait or report else 0.0
     ended = with_log(settings, lambda log: run_job(log, request, say, followed_s))
     if as_json:
@@ -140,18 +145,60 @@ def _reported(ended: TrainingProgress) -> str:
     return ended.job_id if ended.report_uri else ""
 
 
-def _import(source: Path, dataset: str, *, strict: bool) -> None:
-    """Another tool's file as the job's dataset."""
-    from services.cli.dataset_convert import AUTO, convert_file
-    from services.cli.pair_formats.ratchet import RATCHET
+def _converted(source: Path, dataset: str, method: str) -> Path:
+    """The file that another tool's rows are written to.
 
+    Raises:
+        CliError: it is not named or cannot be written, there is no such source, or the method does
+            not learn from pairs.
+
+    """
     if not dataset:
         raise CliError(
             "--from: needs --dataset, the JSONL file to write, where the training service reads "
             "imports (RATCHET_TRAINING_IMPORT_ROOTS)",
             Exit.usage,
         )
-    convert_file(source, Path(dataset.removeprefix("file://")), AUTO, RATCHET, strict=strict)
+    if method == "sft":
+        raise CliError(
+            "--from: its rows are pairs, and sft learns from demonstrations; give those as "
+            "--dataset, or take another --method",
+            Exit.usage,
+        )
+    if not source.is_file():
+        raise CliError(f"--from {source}: is no file; name the other tool's file", Exit.usage)
+    to = Path(dataset.removeprefix("file://"))
+    require_writable("--dataset", to, room=source.stat().st_size)
+    return to
+
+
+def _convert(source: Path, to: Path, *, strict: bool) -> None:
+    """Another tool's file as the job's dataset."""
+    from services.cli.dataset_convert import AUTO, convert_file
+    from services.cli.pair_formats.ratchet import RATCHET
+
+    convert_file(source, to, AUTO, RATCHET, strict=strict)
+
+
+async def refuse_early(log: EventLog, request: TrainingRequested) -> None:
+    """Refuse a job that could not be done, before its rows are converted and before it waits.
+
+    Nothing is refused while a job of the model has not ended, as it may make what is missing.
+
+    Raises:
+        JobRefused: names the field, what is wrong with it and what to do.
+        LogUnavailable: a topic's end was not reached in time.
+
+    """
+    from shared.registry.job_origin import JobRefused, origin_of
+    from shared.registry.training_jobs import read_jobs
+
+    try:
+        origin_of(request, await read_registry(log))
+    except JobRefused:
+        jobs = await read_jobs(log)
+        if all(job["phase"] in FINAL for job in jobs if job["model"] == request.model):
+            raise
 
 
 async def run_job(

@@ -10,7 +10,12 @@ import structlog
 from services.training.errors import InvalidJob
 from services.training.resolve import ResolvedJob
 from services.training.settings import TrainingSettings
-from shared.registry.base_models import BaseIdentity, base_mismatch, identify_base
+from shared.registry.base_models import (
+    BaseIdentity,
+    base_mismatch,
+    base_problem,
+    identify_base,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +34,17 @@ async def base_identity(
     except OSError as error:
         log.warning("base.unreadable", base=base, error=str(error))
         return BaseIdentity()
+
+
+def require_loadable(base: str) -> None:
+    """Refuse a base that is seen not to load, before rows are taken for it.
+
+    Raises:
+        InvalidJob: says what it lacks and what to do.
+
+    """
+    if problem := base_problem(base):
+        raise InvalidJob(problem)
 
 
 async def require_parents_base(

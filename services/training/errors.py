@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from shared.registry.job_origin import JobRefused
+
 
 class TrainingError(Exception):
     """Anything this service gives up a job for."""
@@ -29,3 +34,17 @@ class StoreUnavailable(TrainingError):
 
 class VersionTaken(TrainingError):
     """Another job registered the version's name first."""
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Raise what the registry refuses as this service's own.
+
+    Raises:
+        InvalidJob: in place of `JobRefused`.
+
+    """
+    try:
+        yield
+    except JobRefused as error:
+        raise InvalidJob(error.detail) from error

@@ -21,10 +21,10 @@ from services.training.base_files import base_identity
 from services.training.candidate import Candidate, losses, require_servable, who_judged
 from services.training.dataset_manifest import Dataset
 from services.training.dataset_store import store_files
-from services.training.errors import StoreUnavailable, VersionTaken
+from services.training.errors import StoreUnavailable, VersionTaken, refusals
 from services.training.process import ROOT
 from services.training.report import EvaluationReport
-from services.training.resolve import ResolvedJob, require_served_base
+from services.training.resolve import ResolvedJob
 from services.training.run_spans import RunSpans
 from services.training.settings import TrainingSettings
 from services.training.versioning import choose_name
@@ -37,6 +37,7 @@ from shared.contracts.topics import VERSIONS
 from shared.kafka.log import EventLog, LogUnavailable
 from shared.registry.adapters import AdapterUnavailable, checksum, publish
 from shared.registry.follow import RegistryFollower
+from shared.registry.job_origin import require_served_base
 from shared.revision import code_revision
 
 log = structlog.get_logger(__name__)
@@ -92,7 +93,8 @@ class Publisher:
             # Another replica did the same job: a second version of it would be a surprise.
             return known
         if not job.rebases:
-            require_served_base(resolved.base, job.model, self._registry.registry)
+            with refusals():
+                require_served_base(resolved.base, job.model, self._registry.registry)
         version = self._name(resolved, workspace)
         gate = _signed(candidate.gate, job, version)
         hyperparameters = self._parameters(resolved, released.hyperparameters)

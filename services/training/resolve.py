@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.training.errors import InvalidJob
+from services.training.errors import InvalidJob, refusals
 from services.training.settings import TrainingSettings
-from services.training.versioning import choose_name
 from shared.contracts.events.training import TrainingMethod, TrainingRequested
 from shared.contracts.events.versions import RewardRecord, VersionRecord
 from shared.contracts.recipes import (
@@ -19,6 +18,7 @@ from shared.contracts.recipes import (
     check_hyperparameters,
     parse,
 )
+from shared.registry.job_origin import origin_of
 from shared.registry.versions import Registry
 
 
@@ -49,22 +49,9 @@ def resolve(job: TrainingRequested, registry: Registry, settings: TrainingSettin
         InvalidJob: names the field, what is wrong with it and what to do.
 
     """
-    named = registry.get(job.parent) if job.parent else registry.stable(job.model)
-    if job.parent and (named is None or named.record.model != job.model):
-        raise InvalidJob(f"parent: {job.parent} is no version of {job.model}")
-    parent = registry.adapter(named.record.version) if named else None
-    base = job.base or (named.record.base if named else "")
-    if not base:
-        raise InvalidJob("base: give a hub id or path; there is no parent to take it from")
-    require_served_base(base, job.model, registry)
-    taken = {version.record.version for version in registry.versions()}
-    if job.method is not TrainingMethod.reward:
-        choose_name(job.model, job.method, wanted=job.version, parent="", taken=taken)
-    if job.method is TrainingMethod.dpo and parent is None:
-        raise InvalidJob(
-            f"parent: {job.model} has no stable version with an adapter; name a version that has "
-            "one, or make it: ratchet train --method sft --dataset demonstrations.jsonl"
-        )
+    with refusals():
+        origin = origin_of(job, registry)
+    parent, base = origin.parent, origin.base
     hyperparameters, reward = job_hyperparameters(job, settings)
     sft = job.method is TrainingMethod.sft
     return ResolvedJob(
@@ -95,22 +82,6 @@ def predecessor_of(job: TrainingRequested, base: str, registry: Registry) -> Rew
         one for one in registry.rewards(job.model) if one.base == base and one.job_id != job.job_id
     ]
     return known[-1] if known else None
-
-
-def require_served_base(base: str, model: str, registry: Registry) -> None:
-    """Refuse a base that the model's engines do not run: none of them could serve the adapter.
-
-    Raises:
-        InvalidJob: the model's stable version is on another base.
-
-    """
-    stable = registry.stable(model)
-    if stable is not None and stable.record.base != base:
-        raise InvalidJob(
-            f"base: {base} is not {stable.record.base}, on which {stable.record.version} is "
-            "served; leave it out, go to another base by ratchet versions rebase, or train another "
-            "base under another model's name"
-        )
 
 
 def job_hyperparameters(

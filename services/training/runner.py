@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from services.training.attempts import Attempts, Refused
-from services.training.base_files import require_parents_base
+from services.training.base_files import require_loadable, require_parents_base
 from services.training.candidate import judge_figures, stages
 from services.training.dataset_manifest import Dataset
 from services.training.dataset_rows import HELDOUT, TRAIN
@@ -244,8 +244,12 @@ class Runner:
         resolve_job = resolve_rebase if job.rebases else resolve
         resolved = resolve_job(job, self._registry.registry, self._settings)
         job = resolved.job
-        await require_parents_base(resolved, self._settings, self.alive)
         require_free(self.jobs, self._settings.min_free_bytes)
+        require_loadable(resolved.base)
+        await require_parents_base(resolved, self._settings, self.alive)
+        if resolved.parent and job.method is TrainingMethod.dpo and not job.builds_dataset:
+            # One that is gone is told of before rows are taken.
+            await self._attempts.adapters.of(resolved.parent)
         workspace = Workspace(self.jobs, job.job_id)
         await reporter.enter(RunPhase.snapshot, FITTED[0])
         dataset = await self._datasets.take(resolved, workspace, reporter)

@@ -6,9 +6,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from services.training.errors import InvalidJob
+from services.training.errors import refusals
 from shared.contracts.events.training import TrainingMethod
-from shared.contracts.names import check_name
+from shared.registry.job_origin import require_free_name
 
 
 def choose_name(
@@ -30,16 +30,8 @@ def choose_name(
 
     """
     if wanted:
-        try:
-            check_name(wanted)
-        except ValueError as error:
-            raise InvalidJob(f"version: {wanted!r} cannot be a version's name: {error}") from error
-        if wanted == model:
-            raise InvalidJob(
-                f"version: {wanted!r} cannot be a version's name, it is the model's; choose another"
-            )
-        if wanted in taken:
-            raise InvalidJob(f"version: {wanted} exists and names are never reused; take another")
+        with refusals():
+            require_free_name(wanted, model, taken)
         return wanted
     known = sorted(number for name in taken if (number := _number(model, name)) is not None)
     major_before = known[-1][0] if known else 0

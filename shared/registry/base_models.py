@@ -64,6 +64,27 @@ def identify_base(
     return BaseIdentity(commit, digest.hexdigest())
 
 
+def base_problem(base: str) -> str:
+    """Why a base cannot be loaded, by the names of its files; empty where none is seen.
+
+    Files are looked at where the base is a folder: a hub's snapshot may still be completed.
+    """
+    folder = Path(base)
+    cure = "give a folder with model and tokenizer, or a hub id"
+    if not folder.is_dir():
+        is_path = base.startswith(("/", "./", "../"))
+        return f"base: {base} is no folder; {cure}" if is_path else ""
+    wanted = {"config.json": ("config.json",), WEIGHTS[0]: WEIGHTS}
+    missing = [
+        name
+        for name, patterns in wanted.items()
+        if not any(any(folder.glob(pattern)) for pattern in patterns)
+    ]
+    if not missing:
+        return ""
+    return f"base: {base} does not load: it has no {' and no '.join(missing)}; {cure}"
+
+
 def base_mismatch(recorded: str, found: str) -> str:
     """Why an adapter must not be served on the base that is here; empty where it may.
 

@@ -25,6 +25,7 @@ from shared.contracts.events.training import (
     TrainingProgress,
     TrainingRequested,
 )
+from shared.contracts.events.versions import record_key
 from shared.contracts.topics import (
     API_KEYS,
     FEEDBACK,
@@ -32,6 +33,7 @@ from shared.contracts.topics import (
     ROLLOUTS,
     TRAINING_JOBS,
     TRAINING_RUNS,
+    VERSIONS,
     intake_topic,
 )
 from shared.kafka.deadletters import DeadLetters
@@ -45,6 +47,7 @@ from shared.registry.view import RoutingView
 from tests.support.aggregator import vote, withdrawn
 from tests.support.command import Ran, ratchet
 from tests.support.rollouts import publish_pairs
+from tests.unit.training import builders
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -209,6 +212,10 @@ async def test_train_waits_for_the_end_of_its_run(env: dict[str, str], log: Even
             return job
         raise AssertionError("no job came")
 
+    first = "assistant-v1.0"
+    await log.publish(
+        VERSIONS, key=record_key(first), event=builders.record(first), event_id="registered"
+    )
     training = asyncio.create_task(trainer())
     await tail.caught_up(60)  # A job asked for earlier would be none of the latest.
     ran = await run(

@@ -195,7 +195,7 @@ def test_few_labelled_pairs_are_checked_by_one_prompt_at_least(
     given = [source, "--votes", votes, "--to", str(out), "--judge", "j", "--audit-share", "0.01"]
     label(*given, "--audit", str(plan))
     assert len(load_plan(plan).prompts) == 1
-    with pytest.raises(CliError, match="cannot be written"):
+    with pytest.raises(CliError, match="is a folder"):
         label(*given, "--audit", str(tmp_path))
 
 

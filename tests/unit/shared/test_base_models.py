@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from shared.registry import base_models
-from shared.registry.base_models import BaseIdentity, base_mismatch, identify_base
+from shared.registry.base_models import (
+    BaseIdentity,
+    base_mismatch,
+    base_problem,
+    identify_base,
+)
 
 
 def make_base(folder: Path, weights: bytes = b"w") -> Path:
@@ -104,3 +109,14 @@ def test_only_two_known_hashes_that_differ_are_a_mismatch() -> None:
     assert "trained on aaaaaaaaaaaa" in base_mismatch("a" * 64, "b" * 64)
     for recorded, found in (("a" * 64, "a" * 64), ("", "b" * 64), ("a" * 64, "")):
         assert base_mismatch(recorded, found) == ""
+
+
+def test_a_folder_that_is_no_base_is_seen_and_a_hub_id_is_not_looked_at(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    for fine in (str(base), "nobody/nothing", "base"):
+        assert base_problem(fine) == ""
+    (base / "config.json").unlink()
+    assert "it has no config.json; give a folder" in base_problem(str(base))
+    (tmp_path / "empty").mkdir()
+    assert "no config.json and no model*.safetensors" in base_problem(str(tmp_path / "empty"))
+    assert f"base: {tmp_path}/nowhere is no folder" in base_problem(f"{tmp_path}/nowhere")

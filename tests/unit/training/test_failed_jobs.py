@@ -69,6 +69,19 @@ JOBS = {
     "a parent that is no version": HopelessJob(
         "parent: nobody is no version of assistant", "", asked={"parent": "nobody"}
     ),
+    "a model that has no version": HopelessJob(
+        "assistent has no stable version with an adapter and no version at all (there are models "
+        "assistant)",
+        "ratchet train --method sft",
+        asked={"model": "assistent"},
+        rows=(),
+    ),
+    "a base that is no folder": HopelessJob(
+        "base: /nowhere is no folder",
+        "give a folder with model and tokenizer, or a hub id",
+        asked={"model": "other", "method": "sft", "base": "/nowhere"},
+        rows=(),
+    ),
     "an empty import": HopelessJob("dataset: no rows", "A row is {", rows=()),
     "an import of one pair's side": HopelessJob(
         "line 1: rejected: must be a text",
@@ -159,3 +172,13 @@ async def test_a_job_that_cannot_succeed_says_why_and_registers_nothing(
     assert {path.name for path in (harness.folder / "adapters").iterdir()} == known
     ended = [event.phase for event in harness.progress() if event.phase in (FAILED, REJECTED)]
     assert ended == [job.phase], "one final word"
+
+
+async def test_a_parent_whose_adapter_is_broken_is_told_of_before_rows_are_taken(
+    harness: TrainingHarness,
+) -> None:
+    (harness.folder / "adapters" / V10 / "adapter_model.safetensors").write_bytes(b"others")
+    outcome = await harness.run(request(dataset_uri="a file that is not there"))
+    assert outcome.phase is FAILED
+    assert f"adapters/{V10}" in outcome.message
+    assert "dataset_uri" not in outcome.message

@@ -1,0 +1,115 @@
+"""Origin of a training job: parent, base and name, by the registry. Pure.
+
+Who asks for a job refuses by it what cannot be done before rows are converted or a job waits; the
+training service decides by it what a job begins with.
+"""
+
+# pyright: strict
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from shared.contracts.events.training import TrainingMethod, TrainingRequested
+from shared.contracts.events.versions import VersionRecord
+from shared.contracts.names import check_name
+from shared.errors import RatchetError
+from shared.registry.versions import Registry
+
+MAX_MODELS = 5
+"""Models that a message names."""
+
+
+class JobRefused(RatchetError):
+    """The job cannot be done as it stands; another one can."""
+
+    status = 409
+    code = "conflict"
+    title = "Job cannot be done"
+
+
+@dataclass(frozen=True)
+class JobOrigin:
+    """What a job goes on from."""
+
+    parent: VersionRecord | None
+    """The version with an adapter that the parent is or has settings over; None without one."""
+    base: str
+
+
+def origin_of(job: TrainingRequested, registry: Registry) -> JobOrigin:
+    """Parent and base of a job: those it names, else the model's stable version and its base.
+
+    Raises:
+        JobRefused: names the field, what is wrong with it and what to do.
+
+    """
+    named = registry.get(job.parent) if job.parent else registry.stable(job.model)
+    if job.parent and (named is None or named.record.model != job.model):
+        raise JobRefused(
+            f"parent: {job.parent} is no version of {job.model}; ratchet versions list has them"
+        )
+    parent = registry.adapter(named.record.version) if named else None
+    base = job.base or (named.record.base if named else "")
+    if base:
+        require_served_base(base, job.model, registry)
+    if job.version and job.method is not TrainingMethod.reward:
+        require_free_name(job.version, job.model, _taken(registry))
+    if job.method is TrainingMethod.dpo and parent is None:
+        raise JobRefused(
+            f"parent: {job.model} has no stable version with an adapter{_models(job, registry)}; name "
+            "a version that has one, or make it: ratchet train --method sft --dataset "
+            "demonstrations.jsonl"
+        )
+    if not base:
+        raise JobRefused("base: give a hub id or path; there is no parent to take it from")
+    return JobOrigin(parent, base)
+
+
+def require_served_base(base: str, model: str, registry: Registry) -> None:
+    """Refuse a base that the model's engines do not run: none of them could serve the adapter.
+
+    Raises:
+        JobRefused: the model's stable version is on another base.
+
+    """
+    stable = registry.stable(model)
+    if stable is not None and stable.record.base != base:
+        raise JobRefused(
+            f"base: {base} is not {stable.record.base}, on which {stable.record.version} is "
+            "served; leave it out, go to another base by ratchet versions rebase, or train another "
+            "base under another model's name"
+        )
+
+
+def require_free_name(wanted: str, model: str, taken: Collection[str]) -> None:
+    """Refuse a version's name that is taken or not fit for a folder.
+
+    Raises:
+        JobRefused: says which.
+
+    """
+    try:
+        check_name(wanted)
+    except ValueError as error:
+        raise JobRefused(
+            f"version: {wanted!r} cannot be a version's name: {error}; choose another"
+        ) from error
+    if wanted == model:
+        raise JobRefused(
+            f"version: {wanted!r} cannot be a version's name, it is the model's; choose another"
+        )
+    if wanted in taken:
+        raise JobRefused(f"version: {wanted} exists and names are never reused; take another")
+
+
+def _taken(registry: Registry) -> set[str]:
+    return {version.record.version for version in registry.versions()}
+
+
+def _models(job: TrainingRequested, registry: Registry) -> str:
+    """The models that there are, where the job's is none of them."""
+    known = sorted({version.record.model for version in registry.versions()})
+    if not known or job.model in known:
+        return ""
+    return f" and no version at all (there are models {', '.join(known[:MAX_MODELS])})"
