@@ -10,7 +10,7 @@ import typer
 from services.cli.errors import CliError, Exit
 from services.cli.identity import OnBehalfOf, Why, on_record
 from services.cli.kafka import read_events, read_registry, with_log
-from services.cli.output import AsJson, print_fields, print_json, print_table
+from services.cli.output import AsJson, print_json, print_known, print_table
 from services.cli.settings import load_settings
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def show(
     if as_json:
         print_json(data)
         return
-    print_fields(case_id, data)
+    print_known(case_id, data)
 
 
 @app.command()

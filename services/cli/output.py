@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +24,9 @@ MAX_ROW_LINES = 8
 MIN_CELL = 20
 """Least width of a value in a list."""
 
+NOT_YET = "not there yet"
+"""Name of the line with fields that come later."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -32,9 +35,19 @@ def print_json(data: Any) -> None:
     typer.echo(json.dumps(data, ensure_ascii=False, indent=2, default=str))
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table, or one line where it would be empty."""
-    console_of_output().print(table_of(title, columns, rows), crop=False)
+def print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, sparse: bool = False
+) -> None:
+    """A table, or one line where it would be empty; of a `sparse` one no column without a value."""
+    found = list(rows)
+    kept = [
+        place
+        for place in range(len(columns))
+        if not (sparse and found) or not all(is_empty(row[place]) for row in found)
+    ]
+    shown = [[row[place] for place in kept] for row in found]
+    table = table_of(title, [columns[place] for place in kept], shown)
+    console_of_output().print(table, crop=False)
 
 
 def console_of_output() -> Console:
@@ -52,6 +65,32 @@ def table_of(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) 
 def print_fields(title: str, data: dict[str, Any]) -> None:
     """One object as a table of two columns."""
     print_table(title, ("field", "value"), list(data.items()))
+
+
+def print_known(
+    title: str, data: Mapping[str, Any], *, order: Sequence[str] = (), awaited: Sequence[str] = ()
+) -> None:
+    """One object's fields that have a value, as a table of two columns; JSON has all of them.
+
+    Args:
+        title: What it is.
+        data: Its fields by the names that JSON has.
+        order: Fields that a reader wants first; the others follow as they come.
+        awaited: Fields that come later; those without a value are named in one line.
+
+    """
+    first = [name for name in order if name in data]
+    names = [*first, *(name for name in data if name not in order)]
+    known = [(name, data[name]) for name in names if not is_empty(data[name])]
+    missing = [name for name in awaited if is_empty(data.get(name))]
+    if missing:
+        known.append((NOT_YET, ", ".join(missing)))
+    print_table(title, ("field", "value"), known)
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a field has no value: none, an empty text, an empty list or mapping."""
+    return value is None or (isinstance(value, str | dict | list | tuple) and not value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,17 @@ import typer
 from services.cli.dataset_lineage import DatasetLineage, RowLineage, read_lineage
 from services.cli.errors import CliError, Exit
 from services.cli.kafka import with_log
-from services.cli.output import AsJson, print_fields, print_json, print_table
+from services.cli.output import AsJson, print_fields, print_json, print_known, print_table
 from services.cli.settings import load_settings
 
 MANIFEST = "manifest.json"
 FILES = ("train.jsonl", "heldout.jsonl", "judge.jsonl")
 """Files whose rows have ids."""
+MANIFEST_FIELDS = (
+    *("model", "method", "labelled", "origin", "source", "erased_from", "refused", "retracted"),
+    *("offsets", "rules"),
+)
+"""Fields of a manifest in the order of `ratchet dataset show`."""
 SHOWN = 20
 """Ids that are printed of each difference; --json has all."""
 Folder = Annotated[str, typer.Argument(help="A dataset's folder: a path, or a URI such as s3://….")]
@@ -49,7 +54,8 @@ def show_dataset(
         print_json(manifest | (_lineage_as_json(found) if found else {}))
         return
     card, files = manifest.pop("card"), manifest.pop("files")
-    print_fields("Dataset", manifest)
+    shown = {name: value for name, value in manifest.items() if value is not False}
+    print_known("Dataset", shown, order=MANIFEST_FIELDS)
     columns = ("rows", "bytes", "sha256")
     print_table(
         "Files",

@@ -11,7 +11,8 @@ import typer
 from services.cli.errors import CliError, Exit
 from services.cli.identity import OnBehalfOf, requester, who
 from services.cli.kafka import READ_TIMEOUT_S, read_registry, with_log
-from services.cli.output import AsJson, print_fields, print_json, print_table
+from services.cli.output import AsJson, print_json, print_known, print_table
+from services.cli.record_tables import print_checks, print_figures
 from services.cli.settings import load_settings
 
 if TYPE_CHECKING:
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from shared.kafka.log import EventLog, Record
 
 FINAL = frozenset({"succeeded", "rejected", "failed"})
+JOB_FIELDS = (
+    *("phase", "message", "version", "report_uri", "progress", "seconds_left", "attempt", "at"),
+    *("model", "method", "parent", "base", "dataset_uri", "hyperparameters", "seed"),
+    *("requested_at", "actor", "on_behalf_of", "reason"),
+)
+"""Fields of a job in the order of `ratchet train show`."""
 
 
 def list_jobs(
@@ -36,7 +43,8 @@ def list_jobs(
     columns = ("job", "model", "method", "phase", "version", "asked", "by", "why")
     names = ("job_id", "model", "method", "phase", "version", "requested_at", "actor", "message")
     rows = [{**job, "method": job["algorithm"] or job["method"]} for job in jobs]
-    print_table("Training jobs", columns, [[row[name] for name in names] for row in rows])
+    cells = [[row[name] for name in names] for row in rows]
+    print_table("Training jobs", columns, cells, sparse=True)
 
 
 def show_job(
@@ -54,12 +62,16 @@ def show_job(
     if as_json:
         print_json(found)
         return
-    checks = found.pop("checks", None) or []
-    print_fields(job_id, found)
-    if checks:
-        columns = ("name", "passed", "value", "limit", "detail")
-        rows = [[check[name] for name in columns] for check in checks]
-        print_table("Gate", ("check", "passed", "value", "limit", "what"), rows)
+    shown = {name: value for name, value in found.items() if value is not False}
+    shown |= {"job_id": "", "method": found["algorithm"] or found["method"], "algorithm": ""}
+    left_s = found["seconds_left"]
+    shown["seconds_left"] = None if left_s is None else round(left_s)
+    ended = found["phase"] in FINAL
+    checks, figures = shown.pop("checks", None), shown.pop("metrics", None)
+    awaited = () if ended else ("version", "report_uri", "checks")
+    print_known(job_id, shown, order=JOB_FIELDS, awaited=awaited)
+    print_checks(checks or [])
+    print_figures(figures or {})
 
 
 def show_logs(

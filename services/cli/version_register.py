@@ -13,7 +13,7 @@ from services.cli.errors import CliError, Exit
 from services.cli.http import ask
 from services.cli.identity import OnBehalfOf, Why, who
 from services.cli.options import DEFAULT_MODEL
-from services.cli.output import AsJson, print_fields, print_json
+from services.cli.output import AsJson, print_json, print_known
 from services.cli.settings import load_settings
 
 NO_ADAPTER = "none"
@@ -91,7 +91,7 @@ def register_version(
     if as_json:
         print_json(made)
         return
-    print_fields(f"Registered {version}", {"state": made.get("state"), **made.get("record", {})})
+    print_known(f"Registered {version}", {"state": made.get("state"), **made.get("record", {})})
 
 
 def _fields(path: Path) -> dict[str, Any]:

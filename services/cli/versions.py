@@ -8,7 +8,8 @@ import typer
 
 from services.cli.http import ask, listing, segment
 from services.cli.options import DEFAULT_MODEL, Model
-from services.cli.output import AsJson, print_fields, print_json, print_table
+from services.cli.output import AsJson, print_json, print_known, print_table
+from services.cli.record_tables import print_checks, print_figures
 from services.cli.settings import load_settings
 from services.cli.version_compare import diff_versions, rebuild_version
 from services.cli.version_evaluate import evaluate_version
@@ -16,6 +17,15 @@ from services.cli.version_export import export_version
 from services.cli.version_rebase import rebase_chain
 from services.cli.version_register import register_version
 from services.cli.version_trajectory import show_trajectory
+
+SHOWN_APART = frozenset({"version", "record", "metrics", "gate_overridden_by"})
+"""What `ratchet versions show` has as its title, or in other fields and tables."""
+VERSION_FIELDS = (
+    *("state", "reason", "waits_for", "gate", "gain", "deployments", "moved_at", "rollout"),
+    *("model", "method", "parent", "base", "created_at", "rebases", "evaluated", "evaluation"),
+    *("record.reason", "settings", "dataset", "erased_rows", "tenants", "hyperparameters", "seed"),
+)
+"""Fields of a version in the order of `ratchet versions show`."""
 
 app = typer.Typer(
     help="List versions, register, evaluate, compare, rebuild, rebase and export them."
@@ -56,6 +66,7 @@ def list_versions(
         "Versions",
         ("version", "model", "state", "method", "parent", "base", "gate", "created"),
         [_row(one, served.get(one.get("model"))) for one in versions],
+        sparse=True,
     )
 
 
@@ -72,11 +83,16 @@ def show(
         return
     record = dict(data.get("record") or {})
     record.pop("fingerprint", None)  # thousands of figures; --json has them
-    shown = {
-        name: data.get(name)
-        for name in ("state", "reason", "waits_for", "tenants", "gain", "erased_rows")
-    }
-    print_fields(version, {**shown, **record})
+    figures, gate = record.pop("metrics", {}), record.pop("gate", {})
+    if "reason" in record:  # of settings: why they were registered
+        record["record.reason"] = record.pop("reason")
+    shown = {**record, **{name: one for name, one in data.items() if name not in SHOWN_APART}}
+    erased = data.get("erased_rows") or None
+    shown |= {"version": "", "algorithm": "", "released": None, "erased_rows": erased}
+    shown["gate"] = _verdict(data) if gate else ""
+    print_known(version, shown, order=VERSION_FIELDS, awaited=_awaited(data))
+    print_checks(gate.get("checks", []))
+    print_figures(figures)
 
 
 @app.command()
@@ -139,14 +155,23 @@ def _gain(one: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
+def _awaited(version: dict[str, Any]) -> tuple[str, ...]:
+    """Fields that a version gets with its rollout."""
+    ended = version.get("state") in ("retired", "rejected")
+    return () if ended else ("deployments", "gain")
+
+
+def _verdict(version: dict[str, Any]) -> str:
+    """What the gate said of a version."""
+    if by := version.get("gate_overridden_by"):
+        return f"overridden by {by}"
+    return "passed" if version.get("released") else "no"
+
+
 def _row(version: dict[str, Any], served: Any) -> tuple[Any, ...]:
     base = version.get("base")
     if served is not None and base != served and version.get("method") != "settings":
         base = f"{base} (not served)"
-    overridden_by = version.get("gate_overridden_by")
-    verdict = "passed" if version.get("released") else "no"
-    if overridden_by:
-        verdict = f"overridden by {overridden_by}"
     return (
         version.get("version"),
         version.get("model"),
@@ -154,6 +179,6 @@ def _row(version: dict[str, Any], served: Any) -> tuple[Any, ...]:
         version.get("method"),
         version.get("parent"),
         base,
-        verdict,
+        _verdict(version),
         version.get("created_at"),
     )

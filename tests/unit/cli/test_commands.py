@@ -457,6 +457,25 @@ def test_fingerprints_are_for_programs_only(straw: Straw, run: Run) -> None:
     assert "much" not in run("versions", "show", "assistant-v1.1").out
 
 
+def test_a_version_is_shown_by_what_is_known_of_it(straw: Straw, run: Run) -> None:
+    record = {
+        "version": "assistant-v1.1",
+        "parent": "assistant-v1.0",
+        "rebases": "",
+        "metrics": {"win_rate": 0.61},
+        "gate": {"passed": True, "checks": [{"name": "kl", "passed": True, "value": 0.2}]},
+    }
+    whole = VERSION | {"waits_for": "", "gain": None, "deployments": [], "record": record}
+    straw.answers["GET", "/v1/versions/assistant-v1.1"] = (200, whole)
+    shown = run("versions", "show", "assistant-v1.1").out
+    names = [line.split("│")[1].strip() for line in shown.splitlines() if line.startswith("│")]
+    assert names == [
+        *("state", "gate", "model", "method", "parent", "created_at", "not there yet"),
+        *("kl", "win_rate"),
+    ]
+    assert "deployments, gain" in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "sent"),
     [

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from services.cli.output import table_of
+from services.cli.output import print_known, print_table, table_of
 
 CLI = Path(__file__).parents[3] / "services" / "cli"
 WIDTHS = (60, 80, 100, 200)
@@ -52,7 +52,7 @@ def calls() -> list[tuple[str, tuple[str, ...]]]:
                     str(one.value) for one in ast.walk(columns) if isinstance(one, ast.Constant)
                 ]
                 found.append((f"{path.name}:{node.lineno}", tuple(texts) or ("a", "b", "c")))
-            elif node.func.id == "print_fields":
+            elif node.func.id in ("print_fields", "print_known"):
                 found.append((f"{path.name}:{node.lineno}", ("field", "value")))
     return found
 
@@ -141,3 +141,29 @@ def test_fields_become_a_list_with_their_names_in_front() -> None:
         "state           stable",
         "",
     ]
+
+
+def test_what_is_known_comes_in_the_order_asked_for_and_what_is_awaited_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = {"seed": 0, "parent": "", "metrics": {}, "report": None, "phase": "waiting"}
+    print_known("job-1", data, order=("phase", "report"), awaited=("report", "metrics"))
+    lines = [line.split("│")[1:3] for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert [tuple(map(str.strip, cells)) for cells in lines] == [
+        ("phase", "waiting"),
+        ("seed", "0"),
+        ("not there yet", "report, metrics"),
+    ]
+
+
+def test_a_sparse_table_has_no_column_without_a_value(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [["a", "", None, False], ["b", "", None, True]]
+    print_table("Jobs", ("job", "version", "why", "ended"), rows, sparse=True)
+    shown = capsys.readouterr().out
+    assert "version" not in shown
+    assert "why" not in shown
+    assert "ended" in shown
+    print_table("Jobs", ("job", "version", "why", "ended"), rows)
+    assert "version" in capsys.readouterr().out
+    print_table("Jobs", ("job", "version"), [], sparse=True)
+    assert capsys.readouterr().out == "Jobs: none\n"

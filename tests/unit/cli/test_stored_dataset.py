@@ -55,6 +55,8 @@ async def test_the_card_and_the_files_are_shown(folders: tuple[Path, Path]) -> N
     assert done.exit_code == 0, done.output
     for part in ("Card", "source", "train.jsonl", "erased_from"):
         assert part in done.output
+    assert "source_sha256" not in done.output, "an import's alone"
+    assert done.output.index("origin") < done.output.index("rules")
     done = RUN.invoke(app, ["dataset", "show", f"file://{folders[0]}", "--json"])
     assert json.loads(done.output)["offsets"]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from services.cli import cases, train_jobs
+from services.cli import cases, train, train_jobs
 from services.cli.errors import CliError
 from shared.contracts.events.base import Event, Message
 from shared.contracts.events.cases import CaseRetired
@@ -68,6 +71,56 @@ async def end(log: MemoryLog, uri: str = "") -> None:
     steps = told("ended", RunPhase.training, "dpo: step 9 of 9")
     last = told("ended", RunPhase.rejected, "not improved", report_uri=uri)
     await publish(log, TRAINING_RUNS, "ended", steps, last)
+
+
+def shown(log: MemoryLog, monkeypatch: pytest.MonkeyPatch, *command: str) -> str:
+    """What `ratchet train …` prints, with this log in place of Kafka."""
+    monkeypatch.setattr(train_jobs, "with_log", lambda _, work: asyncio.run(work(log)))
+    done = CliRunner().invoke(train.app, list(command), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def fields(text: str) -> list[str]:
+    """The first column of the table that a command prints first."""
+    rows = [line.split("│") for line in text.splitlines() if line.startswith("│")]
+    return [cells[1].strip() for cells in rows if len(cells) == 4]
+
+
+def test_a_job_is_shown_by_what_is_known_of_it_and_json_has_all_keys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = MemoryLog(partitions={TRAINING_JOBS: 1, TRAINING_RUNS: 1})
+    asyncio.run(publish(log, TRAINING_JOBS, "job", asked("job")))
+    waiting = shown(log, monkeypatch, "show", "job")
+    assert fields(waiting) == [
+        *("phase", "model", "method", "seed", "requested_at", "actor", "not there yet"),
+    ]
+    assert "version, report_uri, checks" in waiting
+    check = {"limit": 0.55, "detail": "d"}
+    checks = [
+        {"name": "judge", "passed": True, "value": 0.7, **check},
+        {"name": "win_rate", "passed": False, "value": 0.5, **check},
+    ]
+    end = told("job", RunPhase.rejected, "no", metrics={"kl": 0.1}, checks=checks, report_uri="r")
+    asyncio.run(publish(log, TRAINING_RUNS, "job", end))
+    ended = shown(log, monkeypatch, "show", "job")
+    assert "not there yet" not in ended
+    assert fields(ended)[:3] == ["phase", "message", "report_uri"]
+    assert ended.index("win_rate") < ended.index("judge"), "what failed comes first"
+    assert ended.index("Gate") < ended.index("Figures") < ended.index("kl")
+    found = json.loads(shown(log, monkeypatch, "show", "job", "--json"))
+    assert {*TrainingRequested.model_fields} <= {*found}
+    assert (found["parent"], found["metrics"]) == ("", {"kl": 0.1})
+
+
+def test_the_list_of_jobs_has_no_column_without_a_value(
+    log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = next(line for line in shown(log, monkeypatch, "list").splitlines() if "┃" in line)
+    assert [name.strip() for name in head.split("┃")[1:-1]] == [
+        *("job", "model", "method", "phase", "asked", "by", "why"),
+    ]
 
 
 @pytest.mark.parametrize("follow", [False, True])
