@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from services.aggregator import erasing, join, pairs
-from services.aggregator.aggregates import FIGURES, Aggregates, Part, WindowKey
+from services.aggregator.aggregates import FIGURES, Aggregates, Part
 from services.aggregator.batch import Batch, DueEntry, IndexChanges
 from services.aggregator.checkpoint import (
     SHOWN,
@@ -37,8 +37,9 @@ from services.aggregator.checkpoint import (
 )
 from services.aggregator.contributions import Contribution, Mark, OutcomeCounted
 from services.aggregator.errors import EventRefused
-from services.aggregator.fold import Fold, FoldRules, Output, cause_id
-from services.aggregator.row_store import RowStore, index_row
+from services.aggregator.fold import Fold, FoldRules, Output
+from services.aggregator.quality_windows import window_output
+from services.aggregator.row_store import RowStore, RowTexts, index_row
 from services.aggregator.rows import (
     CapRow,
     PromptRow,
@@ -60,11 +61,11 @@ from shared.contracts.events.feedback import (
     FeedbackWithdrawn,
 )
 from shared.contracts.events.interactions import InteractionRecorded
-from shared.contracts.events.quality import QualityWindow, Tick
+from shared.contracts.events.quality import Tick
 from shared.contracts.events.rated import RatedAnswer, RatedScore
 from shared.contracts.events.signals import SignalObserved
 from shared.contracts.events.votes import VoteCast
-from shared.contracts.topics import QUALITY, TICKS
+from shared.contracts.topics import TICKS
 
 EXPIRIES_PER_TICK = 2000
 """Rows that one tick looks at, so that a tick stays short, and that one batch drops at most."""
@@ -73,18 +74,6 @@ OVER_BUDGET = "over_budget"
 """Outcome of an interaction whose texts went because its tenant held too many bytes."""
 
 RowT = TypeVar("RowT", TraceRow, PromptRow, CapRow)
-
-
-class RowTexts(Protocol):
-    """Encrypts people's texts in rows as they are stored, and decrypts them."""
-
-    def close_row(self, key: bytes, stored: bytes) -> bytes:
-        """A row to store."""
-        ...
-
-    def open_row(self, key: bytes, stored: bytes) -> bytes:
-        """A stored row, as it was before `close_row`."""
-        ...
 
 
 @dataclass(slots=True)
@@ -400,7 +389,10 @@ class PartitionState:
         self._expire(offset, now_s)
         time = datetime.fromtimestamp(now_s, UTC)
         for key in self.aggregates.tick(now_s):
-            self._outputs.append(self._quality(key, offset, time))
+            window, start, version = key
+            found = self.aggregates.windows[window].get(start, {}).get(version)
+            sums = found or [0] * len(FIGURES)
+            self._outputs.append(window_output(key, sums, self.partition, offset, time))
         self.aggregates.forget()
         over = self.tenants.over(self.rules.tenant_bytes)
         self._search.trim(over, self.stored.due, lambda key: self._trim(offset, key), now_s)
@@ -469,18 +461,3 @@ class PartitionState:
         self._dropped_marks[key] = marks
         self._dirty.add(key)
         self._index.held -= 1
-
-    def _quality(self, key: WindowKey, offset: int, time: datetime) -> Output:
-        window, start, version = key
-        sums = self.aggregates.windows[window].get(start, {}).get(version, [0] * len(FIGURES))
-        event = QualityWindow.model_validate(
-            {
-                "version": version,
-                "window": window,
-                "start": start,
-                "partition": self.partition,
-                **dict(zip(FIGURES, sums, strict=True)),
-            }
-        )
-        name = f"{version}+{window}+{start}+{self.partition}"
-        return Output(QUALITY, name, event, cause_id("quality", name, str(offset)), time)

@@ -60,6 +60,18 @@ class RowStore(Protocol):
         ...
 
 
+class RowTexts(Protocol):
+    """Encrypts people's texts in rows as they are stored, and decrypts them."""
+
+    def close_row(self, key: bytes, stored: bytes) -> bytes:
+        """A row to store."""
+        ...
+
+    def open_row(self, key: bytes, stored: bytes) -> bytes:
+        """A stored row, as it was before `close_row`."""
+        ...
+
+
 class RowIndex(NamedTuple):
     """What the indexes hold of one row."""
 
