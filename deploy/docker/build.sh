@@ -2,7 +2,9 @@
 # Builds images by buildah, on a machine without a Docker engine and a registry: on a base that
 # debootstrap makes, Debian 12 with its Python. With a Docker engine, docker build does as well.
 #
-#   build.sh [TARGET...]      localhost/ratchet/TARGET; without a name, the services that need no torch
+#   build.sh [TARGET...]      localhost/ratchet/TARGET with its size; without a name, the services that
+#                             need no torch. Inference and training: by name, 30 GB of disk
+#   ML_REQUIREMENTS=ml-cuda.txt build.sh inference training    for hosts with a GPU
 #
 # Needs root, and what "deploy/local/setup.sh images" installs. What is there is not made again.
 set -euo pipefail
@@ -49,5 +51,7 @@ for target in "${@:-${LIGHT[@]}}"; do
   buildah bud --quiet --isolation chroot --format docker --layers "${volumes[@]}" \
     --ignorefile deploy/docker/Dockerfile.dockerignore \
     --build-arg "BASE=$BASE" --build-arg "REVISION=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" \
-    --target "$target" --tag "localhost/ratchet/$target" --file deploy/docker/Dockerfile .
+    ${ML_REQUIREMENTS:+--build-arg "ML_REQUIREMENTS=$ML_REQUIREMENTS"} \
+    --target "$target" --tag "localhost/ratchet/$target" --file deploy/docker/Dockerfile . >/dev/null
+  buildah images --noheading --format '{{.Name}}  {{.Size}}' "localhost/ratchet/$target:latest"
 done

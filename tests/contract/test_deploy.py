@@ -163,14 +163,37 @@ def test_what_the_dockerfile_copies_exists() -> None:
         assert (ROOT / source.replace("${ML_REQUIREMENTS}", "ml.txt")).exists(), source
 
 
-def environment_of(target: str) -> dict[str, str]:
-    """What a stage of the Dockerfile and those below it set."""
+def lines_of(target: str, instruction: str) -> list[str]:
+    """What follows an instruction in a stage of the Dockerfile and those below it, lowest first."""
     stage = re.search(rf"^FROM (\S+) AS {target}\n((?:(?!FROM).*\n?)*)", DOCKERFILE, re.MULTILINE)
     if stage is None:
-        return {}
-    set_here = re.findall(r"^ENV ((?:.*\\\n)*.*)", stage[2], re.MULTILINE)
-    pairs = (pair.partition("=") for line in set_here for pair in line.replace("\\\n", " ").split())
-    return environment_of(stage[1]) | {name: value for name, _, value in pairs}
+        return []
+    here = re.findall(rf"^{instruction} ((?:.*\\\n)*.*)", stage[2], re.MULTILINE)
+    return [*lines_of(stage[1], instruction), *(line.replace("\\\n", " ") for line in here)]
+
+
+def environment_of(target: str) -> dict[str, str]:
+    """The environment that an image sets."""
+    pairs = (pair.partition("=") for line in lines_of(target, "ENV") for pair in line.split())
+    return {name: value for name, _, value in pairs}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, one in COMPOSE["services"].items() if "build" in one]
+)
+def test_what_compose_builds_is_nobody_s_and_confined_and_watched(name: str) -> None:
+    service = COMPOSE["services"][name]
+    assert "user" not in service
+    target = service["build"]["target"]
+    assert lines_of(target, "USER")[-1] == "10001"
+    assert (service["cap_drop"], service["security_opt"]) == (["ALL"], ["no-new-privileges:true"])
+    own = " ".join(service.get("healthcheck", {}).get("test", []))
+    asked = own or " ".join(lines_of(target, "HEALTHCHECK"))
+    if target == "cli":
+        assert not asked, "a command ends by itself"
+        return
+    port = settings_of(name.removesuffix("-gpu")).model_fields["port"].default
+    assert f"http://127.0.0.1:{port}/" in asked
 
 
 def mounts(service: dict[str, Any]) -> dict[str, str]:
@@ -207,7 +230,7 @@ def test_engine_and_trainer_share_what_they_download() -> None:
 
 def test_the_engine_finds_what_it_links_and_compiles_with() -> None:
     installed = re.findall(r"apt-get install (.+)", DOCKERFILE)
-    assert {"libnuma1", "gcc", "libc6-dev"} <= {word for line in installed for word in line.split()}
+    assert {"libnuma1", "gcc", "libc6-dev"} <= {*re.findall(r"[\w-]+", " ".join(installed))}
 
 
 @pytest.mark.parametrize(
