@@ -119,8 +119,9 @@ def sentence(decision: Decision) -> str:
         DecisionKind.start: f"{who} started {decision.candidate}" + _accepted(decision),
         DecisionKind.weight: f"{decision.candidate} went from {before} to {at} of the users",
         DecisionKind.hold: f"held at {at}",
-        DecisionKind.pause: f"paused at {at}" + (f", from {before}" if at != before else ""),
-        DecisionKind.resume: f"resumed at {at}",
+        DecisionKind.pause: f"{who} paused it at {at}"
+        + (f", from {before}" if at != before else ""),
+        DecisionKind.resume: f"{who} resumed it at {at}",
         DecisionKind.promote: f"{who} ended the step at {at}",
         DecisionKind.abort: f"{who} called {decision.candidate} off at {before}",
         DecisionKind.rollback: f"{decision.candidate} was taken back from {before}",

@@ -424,6 +424,22 @@ async def test_a_rollout_tells_what_its_phase_allows(
     )
 
 
+async def test_each_sentence_of_what_a_person_did_names_who(
+    harness: ControllerHarness, http: httpx.AsyncClient
+) -> None:
+    because = {"reason": "r", "on_behalf_of": "ann"}
+    asked = {"model": "m", "candidate": "v2", **because}
+    path = f"/v1/rollouts/{(await http.post('/v1/rollouts', json=asked)).json()['rollout_id']}"
+    await harness.round()
+    for action in ("pause", "resume", "promote", "abort"):
+        assert (await http.post(f"{path}/{action}", json=because)).status_code == 200
+    decisions = (await http.get(f"{path}/decisions")).json()["decisions"]
+    by_hand = [one for one in decisions if one["actor"] != "controller"]
+    assert {one["kind"] for one in by_hand} == {"start", "pause", "resume", "promote", "abort"}
+    for one in by_hand:
+        assert one["sentence"].startswith("ann (by "), one["sentence"]
+
+
 async def test_so_many_rollouts_are_audited_at_a_time(
     harness: ControllerHarness, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
