@@ -60,12 +60,15 @@ def replay(
     settings = load_settings()
     asked = requester(settings, who(), reason)
 
-    async def work(log: EventLog) -> int:
+    async def work(log: EventLog) -> tuple[int, int]:
         found = await list_dead_letters(log, source_topic=topic, limit=sys.maxsize)
-        return await replay_on_record(log, [one for one in found if one.body][:limit], asked)
+        whole = [one for one in found if one.body]
+        return await replay_on_record(log, whole[:limit], asked), len(whole)
 
-    count = with_log(settings, work)
+    count, of = with_log(settings, work)
     if as_json:
-        print_json({"replayed": count})
-    else:
-        typer.echo(f"{count} replayed")
+        print_json({"replayed": count, "of": of})
+        return
+    rest = f", the oldest; --limit {of} replays all" if count < of else ""
+    typer.echo(f"{count} of {of} replayed{rest}")
+    typer.echo("what is unreadable again raises ratchet_dead_letters_total, and no letter more")

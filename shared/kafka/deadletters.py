@@ -52,6 +52,9 @@ _INTAKE = re.compile(r"ratchet\.feedback-intake\.(?P<tenant>[A-Za-z0-9._-]{1,128
 _OURS = re.compile(r"ce_|traceparent$|content-type$")
 """Headers that name what a record is: no detector may take one for a person."""
 _TENANT: TypeAdapter[str] = TypeAdapter(Identifier)
+REPLAY_OF = "ce_replayof"
+"""Header of a replayed record: `partition/offset` at which it first could not be read."""
+_PLACE = re.compile(r"(\d{1,9})/(\d{1,18})")
 MAX_PEOPLE = 64
 """People of one letter under whose keys it is encrypted."""
 
@@ -93,7 +96,7 @@ class DeadLetters:
         )
 
     async def put(self, record: Record, reason: DeadLetterReason, detail: str) -> None:
-        """Keep a record as a dead letter; the same record again gets the same id.
+        """Keep a record as a dead letter; the same record again, or replayed, gets the same id.
 
         What is too long is cut, so that any record's letter can be stored. Key, header values and
         body are redacted; redaction leaves identifiers as they are, so `replay` restores them. A
@@ -104,6 +107,7 @@ class DeadLetters:
 
         """
         tenant, subjects = _people_in(record)
+        partition, offset = _first_place(record)
         at = self._clock.now()
 
         def build(redact: Redact) -> DeadLetter:
@@ -119,8 +123,8 @@ class DeadLetters:
             ]
             return DeadLetter(
                 source_topic=record.topic,
-                source_partition=record.partition,
-                source_offset=record.offset,
+                source_partition=partition,
+                source_offset=offset,
                 source_key=rules(record.key[:MAX_HEADER]),
                 headers=dict(headers),
                 reason=reason,
@@ -135,7 +139,7 @@ class DeadLetters:
         letter = await redacted(self._redact, build)
         if len(letter.to_json()) > MAX_LETTER_BYTES:
             letter = letter.model_copy(update={"body": letter.body[: MAX_BODY // 2]})
-        place = f"{record.topic}/{record.partition}/{record.offset}"
+        place = f"{record.topic}/{partition}/{offset}"
         letter_id = str(uuid.uuid5(uuid.NAMESPACE_URL, place))
         try:
             await self._log.publish(
@@ -195,7 +199,8 @@ async def dead_letters_to_end(
 async def replay(log: EventLog, letters: Iterable[DeadLetter]) -> int:
     """Append dead letters to the topics they came from; returns how many.
 
-    What was redacted stays redacted. Readers drop what they had already counted, by its identity.
+    What was redacted stays redacted. Readers drop what they had already counted, by its identity. A
+    record that is unreadable again is the same letter, so that replays do not multiply letters.
     Letters without a body, whose records were empty or could not be taken apart, are left out.
 
     Raises:
@@ -206,7 +211,9 @@ async def replay(log: EventLog, letters: Iterable[DeadLetter]) -> int:
     for letter in letters:
         if not letter.body:
             continue
-        headers: Headers = tuple((k, v.encode()) for k, v in letter.headers.items())
+        place = f"{letter.source_partition}/{letter.source_offset}"
+        named = {**letter.headers, REPLAY_OF: place}
+        headers: Headers = tuple((k, v.encode()) for k, v in named.items())
         await log.append(
             letter.source_topic,
             key=letter.source_key,
@@ -262,6 +269,14 @@ def _checked(value: object, redact: Redact) -> object:
             }
         case _:
             return value
+
+
+def _first_place(record: Record) -> tuple[int, int]:
+    """Partition and offset at which a record first could not be read: its own, unless it was replayed."""
+    value = dict(record.headers).get(REPLAY_OF, b"").decode("ascii", "replace")
+    if found := _PLACE.fullmatch(value):
+        return int(found[1]), int(found[2])
+    return record.partition, record.offset
 
 
 def _people_in(record: Record) -> tuple[str, tuple[str, ...]]:
