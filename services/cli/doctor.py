@@ -15,7 +15,7 @@ from services.cli.errors import CliError, Exit, reason_of
 from services.cli.http import fetch
 from services.cli.kafka import READ_TIMEOUT_S, run_with_kafka, with_log, with_view
 from services.cli.output import AsJson, print_json, print_table
-from services.cli.prometheus import PrometheusClient
+from services.cli.prometheus import Alert, PrometheusClient
 from services.cli.settings import CliSettings, load_settings
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ DISK_FREE = "ratchet_aggregator_volume_free_bytes / (ratchet_aggregator_volume_s
 DISK_SHARE = 0.15
 KEY_DAYS = 14
 CRASHES = 3
+MAX_ALERTS = 20
 GROUPS = ("ratchet.aggregator", "ratchet.feedback-intake", "ratchet.inference")
 """Consumer groups by the services' defaults."""
 RULE = "RatchetDeadLetters"
@@ -241,6 +242,7 @@ def _prometheus(_: CliSettings) -> list[Finding]:
         *scrape_findings([one.value for one in ages]),
         *disk_findings({one.labels.get("instance", ""): one.value for one in free}),
         *rule_findings(client.rules()),
+        *alert_findings(client.firing()),
     ]
 
 
@@ -330,6 +332,23 @@ def rule_findings(names: set[str]) -> list[Finding]:
         return [Finding("alerts", "ok", f"{len(names)} rules loaded")]
     remedy = "load deploy/k8s/helm/ratchet/files/rules (prometheusRules.enabled in the chart)"
     return [Finding("alerts", "look", "Ratchet's rules are not loaded", remedy)]
+
+
+def alert_findings(firing: Sequence[Alert]) -> list[Finding]:
+    """Alerts that fire, the first MAX_ALERTS by name, each with its runbook."""
+    ordered = sorted(firing, key=lambda one: (one.name, one.summary))
+    found = [
+        Finding(
+            "alert",
+            "look",
+            f"{one.name} fires: {one.summary}",
+            one.runbook or f"docs/runbooks.md, section {one.name}",
+        )
+        for one in ordered[:MAX_ALERTS]
+    ]
+    if more := len(ordered) - len(found):
+        found.append(Finding("alert", "look", f"{more} more fire", "Prometheus's page of alerts"))
+    return found
 
 
 def _service_look(service: str) -> Look:

@@ -27,6 +27,8 @@ USERNAME = "RATCHET_PROMETHEUS_USERNAME"
 PASSWORD_FILE = "RATCHET_PROMETHEUS_PASSWORD_FILE"  # noqa: S105
 HEADERS_FILE = "RATCHET_PROMETHEUS_HEADERS_FILE"
 CA_FILE = "RATCHET_PROMETHEUS_CA_FILE"
+OURS = "Ratchet"
+"""How the names of our alerts begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,15 @@ class Sample:
 
     labels: Mapping[str, str]
     value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """An alert that fires: its name, what it says, and the address of its runbook."""
+
+    name: str
+    summary: str
+    runbook: str
 
 
 class PrometheusClient:
@@ -69,6 +80,21 @@ class PrometheusClient:
         """Names of the recording and alerting rules that are loaded."""
         groups = self._get("/api/v1/rules").get("groups", [])
         return {str(rule["name"]) for group in groups for rule in group.get("rules", [])}
+
+    def firing(self) -> list[Alert]:
+        """Ratchet's alerts that fire now, as Prometheus has them.
+
+        Raises:
+            CliError: Prometheus gave no answer.
+
+        """
+        alerts = self._get("/api/v1/alerts").get("alerts", [])
+        found: list[Alert] = []
+        for one in alerts:
+            name, notes = one["labels"]["alertname"], one.get("annotations", {})
+            if one["state"] == "firing" and name.startswith(OURS):
+                found.append(Alert(name, notes.get("summary", ""), notes.get("runbook_url", "")))
+        return found
 
     def _get(self, path: str) -> dict[str, Any]:
         from shared.credentials import CredentialsUnreadable, tls_context

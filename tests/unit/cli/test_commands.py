@@ -18,7 +18,7 @@ import pytest
 
 from services.cli import http
 from services.cli.errors import CliError, Exit
-from services.cli.prometheus import PrometheusClient
+from services.cli.prometheus import Alert, PrometheusClient
 from services.cli.rollout_status import odds
 from tests.support.command import ROOT, Ran, ratchet_here
 
@@ -309,6 +309,23 @@ def test_an_answer_over_its_limit_is_none(
     assert "larger than 40 bytes" in ran.err
     with pytest.raises(CliError, match="larger than 40 bytes"):
         PrometheusClient().rules()
+
+
+def test_of_prometheus_alerts_ours_that_fire_are_told(
+    straw: Straw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RATCHET_PROMETHEUS_URL", os.environ["RATCHET_ROLLOUT_URL"])
+    notes = {"summary": "gone", "runbook_url": "http://r#down"}
+    alerts = [
+        {"labels": {"alertname": name}, "state": state, "annotations": notes}
+        for name, state in (
+            ("RatchetDown", "firing"),
+            ("RatchetLate", "pending"),
+            ("Theirs", "firing"),
+        )
+    ]
+    straw.answers["GET", "/api/v1/alerts"] = (200, {"data": {"alerts": alerts}})
+    assert PrometheusClient().firing() == [Alert("RatchetDown", "gone", "http://r#down")]
 
 
 def test_prompts_and_settings_are_registered_as_a_version(

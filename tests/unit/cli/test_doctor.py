@@ -9,6 +9,7 @@ import pytest
 
 from services.cli import doctor
 from services.cli.doctor import (
+    alert_findings,
     clock_findings,
     disk_findings,
     engine_findings,
@@ -20,6 +21,7 @@ from services.cli.doctor import (
     topic_findings,
 )
 from services.cli.errors import Exit
+from services.cli.prometheus import Alert
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
 from shared.kafka.topics import TopicReport
 from tests.support.command import ratchet_here
@@ -36,6 +38,19 @@ def key(key_id: str, days: float | None = None) -> ApiKeyIssued:
         issued_at=NOW - timedelta(days=90),
         expires_at=None if days is None else NOW + timedelta(days=days),
     )
+
+
+def test_alerts_that_fire_are_named_with_their_runbooks() -> None:
+    alerts = [Alert("RatchetLate", "2 behind", ""), Alert("RatchetDown", "gone", "http://r#down")]
+    found = [(one.state, one.detail, one.remedy) for one in alert_findings(alerts)]
+    assert found == [
+        ("look", "RatchetDown fires: gone", "http://r#down"),
+        ("look", "RatchetLate fires: 2 behind", "docs/runbooks.md, section RatchetLate"),
+    ]
+    many = [Alert(f"Ratchet{number:03}", "", "") for number in range(doctor.MAX_ALERTS + 3)]
+    found = alert_findings(many)
+    assert (len(found), found[-1].detail) == (doctor.MAX_ALERTS + 1, "3 more fire")
+    assert alert_findings([]) == []
 
 
 def test_missing_topics_are_wrong_and_others_only_differ() -> None:
