@@ -61,6 +61,11 @@ DISCARD_FACTOR = 8
 """A body over the limit is read and discarded up to this many times the limit, so that the
 client gets to read why it was refused; beyond it the connection is closed."""
 
+_NO_MODEL = (
+    "no model is served yet: an operator registers a first version (ratchet versions register), "
+    "which answers within seconds"
+)
+
 
 class ClientLeft(Exception):
     """The client disconnected before its request was complete."""
@@ -283,10 +288,9 @@ class Gateway:
     def _unknown(self, name: str) -> RouterError:
         if not self._state.knows_versions:
             return NotReady("the router has not read the registry yet; try again")
-        models = ", ".join(route.state.model for route in self._state.routes()) or "none so far"
-        return UnknownModel(
-            f"the model {name[:200]!r} does not exist; name one of: {models}", param="model"
-        )
+        models = ", ".join(route.state.model for route in self._state.routes())
+        remedy = f"name one of: {models}" if models else _NO_MODEL
+        return UnknownModel(f"the model {name[:200]!r} does not exist; {remedy}", param="model")
 
     async def _models(self, scope: Scope, send: Send) -> None:
         try:

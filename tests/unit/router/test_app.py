@@ -29,7 +29,15 @@ async def test_an_unknown_model(bench: GatewayHarness):
     assert response.status_code == 404
     error = error_of(response)
     assert (error["code"], error["param"]) == ("model_not_found", "model")
+    assert error["message"].endswith("name one of: m")
     assert await bench.attempts() == {("", "", "client_error"): 1}
+
+
+async def test_before_the_first_version_an_error_says_how_there_will_be_one(bench: GatewayHarness):
+    await bench.start()
+    error = error_of(await bench.ask(model="m"))
+    assert error["code"] == "model_not_found"
+    assert "ratchet versions register" in error["message"]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff\xfe", b'{"model":"m","messages":"hi"}'])
