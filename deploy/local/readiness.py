@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import struct
 import urllib.error
@@ -11,6 +12,7 @@ import urllib.request
 from deploy.local.processes import Ready
 
 _PROBE_S = 2.0
+_MAX_ANSWER = 10_000
 _API_VERSIONS = 18
 _CORRELATION_ID = 0x5A7C4E7
 
@@ -30,6 +32,27 @@ def is_ready(probe: Ready) -> bool:
         return _dialogue(probe.tcp, b"", 0) == b""
     except (OSError, http.client.HTTPException):
         return False
+
+
+def missing(probe: Ready) -> str:
+    """What a process itself says that it waits for: the failing checks of its /readyz, or nothing."""
+    try:
+        if probe.http:
+            _direct.open(probe.http, timeout=_PROBE_S).close()
+    except urllib.error.HTTPError as error:
+        with error:
+            return _failing(error.read(_MAX_ANSWER))
+    except (OSError, http.client.HTTPException):
+        pass
+    return ""
+
+
+def _failing(answer: bytes) -> str:
+    try:
+        checks = dict(json.loads(answer)["checks"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return "; ".join(f"{name}: {said}" for name, said in checks.items() if said != "ok")
 
 
 def _http(url: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from deploy.local.errors import ProcessNotReady
 from deploy.local.processes import Process, Ready
-from deploy.local.readiness import is_ready
+from deploy.local.readiness import is_ready, missing
 from deploy.local.supervision import Supervisor
 
 _POLL_S = 0.1
@@ -89,7 +89,8 @@ class Startup:
                 if time.monotonic() - told >= _PROGRESS_EVERY_S:
                     told = time.monotonic()
                     longest = told - min(waiting.since for waiting in self._awaited.values())
-                    self._say(f"waiting for {', '.join(self._awaited)} ({longest:.0f} s)")
+                    named = ", ".join(self._named(name) for name in self._awaited)
+                    self._say(f"waiting for {named} ({longest:.0f} s)")
                 time.sleep(_POLL_S)
         return passed
 
@@ -109,4 +110,11 @@ class Startup:
         return False
 
     def _not_ready(self, name: str, why: str) -> ProcessNotReady:
-        return ProcessNotReady(f"{name} {why}. The end of its log:\n{self._log_end(name)}")
+        return ProcessNotReady(
+            f"{self._named(name)} {why}. The end of its log:\n{self._log_end(name)}"
+        )
+
+    def _named(self, name: str) -> str:
+        """A process, with what it says that it lacks."""
+        lacks = missing(self._filled(name))
+        return f"{name} ({lacks})" if lacks else name
