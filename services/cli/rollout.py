@@ -105,9 +105,16 @@ def list_rollouts(
 
 
 @app.command()
-def status(*, model: Model = DEFAULT_MODEL, as_json: AsJson = False) -> None:
-    """Show the model's present rollout: phase, step, weight, the judge's last look."""
-    show_rollout(current(load_settings(), model), as_json=as_json)
+def status(
+    rollout_id: RolloutOrVersion = "", *, model: Model = DEFAULT_MODEL, as_json: AsJson = False
+) -> None:
+    """Show a rollout: phase, step, weight, the judge's last look."""
+    settings = load_settings()
+    if not rollout_id:
+        show_rollout(current(settings, model), as_json=as_json)
+        return
+    path = f"/v1/rollouts/{segment(_rollout_of(settings, rollout_id, model))}"
+    show_rollout(ask(settings, "rollout", "GET", path), as_json=as_json)
 
 
 @app.command()
@@ -345,7 +352,7 @@ def _say(rollout: Any, *, as_json: bool) -> None:
     weight = percent(rollout.get("weight") or 0)
     typer.echo(
         f"{rollout.get('rollout_id')}: {rollout.get('phase')} at {weight}: {rollout.get('reason')}\n"
-        "ratchet rollout status shows the evidence"
+        f"ratchet rollout status {rollout.get('rollout_id')} shows the evidence"
     )
 
 

@@ -69,6 +69,7 @@ ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
     ("GET", "/v1/rollouts"): (200, {"rollouts": [ROLLOUT]}),
     ("POST", "/v1/rollouts"): (201, ROLLOUT),
     ("GET", "/v1/rollouts/current"): (200, ROLLOUT),
+    ("GET", "/v1/rollouts/r-1"): (200, ROLLOUT | {"phase": "Degraded"}),
     ("GET", "/v1/rollouts/r-1/decisions"): (200, {"decisions": [DECISION], "next": None}),
     ("GET", "/v1/rollouts/r-1/replay"): (200, {"rollout_id": "r-1", "agrees": True}),
     ("GET", "/v1/rollouts/r-2/replay"): (200, {"rollout_id": "r-2", "agrees": False}),
@@ -441,6 +442,7 @@ def test_nothing_is_changed_without_a_reason(straw: Straw, run: Run, action: str
     [
         (("rollout", "list"), "assistant-v1.1"),
         (("rollout", "status"), "Progressing"),
+        (("rollout", "status", "r-1"), "Degraded"),
         (("rollout", "decisions"), "5 % → 20 %"),
         (("rollout", "decisions", "r-1", "--after", "3", "--limit", "5"), "step over"),
         (("adapters", "list"), "close"),
