@@ -148,9 +148,10 @@ class Sheet:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=self.title, title_justify="left", title_style="bold")
+        # As Text, for rich takes brackets in a str for its markup.
+        table = Table(title=Text(self.title, style="bold"), title_justify="left")
         for column, width in zip(self.columns, widths, strict=True):
-            table.add_column(column, width=width)
+            table.add_column(Text(column), width=width)
         for row in self.rows:
             table.add_row(*map(Text, row))
         return table

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -103,6 +103,7 @@ def test_no_table_of_a_command_breaks_a_word(
     ),
     st.integers(60, 200),
 )
+@example([["[/]", "[a]"], ["[red]", "[/a]"]], 60)
 def test_whatever_is_in_a_table_its_words_are_whole(rows: list[list[str]], width: int) -> None:
     shown = drawn(tuple(rows[0]), rows[1:], width)
     assert all(word in shown for word in words_of(tuple(rows[0]), rows[1:]))
@@ -114,6 +115,13 @@ def test_a_table_is_no_wider_than_the_terminal(width: int) -> None:
     lines = drawn(("version", "state", "why"), rows, width).splitlines()
     assert max(map(len, lines)) <= width
     assert "┃" in "".join(lines)
+
+
+def test_brackets_in_a_title_are_no_markup() -> None:
+    console = Console(file=io.StringIO(), width=60, force_terminal=False)
+    console.print(table_of("Registered [/v]", ("field", "value"), [["version", "assistant"]]))
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines()[0].strip() == "Registered [/v]"
 
 
 def test_where_the_words_do_not_fit_beside_one_another_each_row_is_a_list() -> None:
