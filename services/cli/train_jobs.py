@@ -26,6 +26,8 @@ JOB_FIELDS = (
     *("requested_at", "actor", "on_behalf_of", "reason"),
 )
 """Fields of a job in the order of `ratchet train show`."""
+MAX_FIGURES = 10
+"""A line of progress has its few; an end has more than a hundred."""
 
 
 def list_jobs(
@@ -117,8 +119,11 @@ def cancel_job(
 
 
 def say_progress(progress: TrainingProgress) -> None:
-    """One line for people."""
-    figures = "  ".join(f"{name} {value:.3g}" for name, value in progress.metrics.items())
+    """One line for people; the many figures of an end are left to `train show`."""
+    if len(progress.metrics) > MAX_FIGURES:
+        figures = f"{len(progress.metrics)} figures: ratchet train show {progress.job_id}"
+    else:
+        figures = "  ".join(f"{name} {value:.3g}" for name, value in progress.metrics.items())
     typer.echo(
         f"{progress.at:%H:%M:%S}  {progress.phase.value:<10} {progress.progress:>4.0%}  "
         f"{progress.version}  {progress.message}  {figures}".rstrip()

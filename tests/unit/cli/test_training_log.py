@@ -197,3 +197,26 @@ async def test_a_record_of_the_registry_that_cannot_be_read_hides_no_other(
     uri = await train_jobs._report_uri(log, "assistant-v1.0")
     assert uri == version_record("assistant-v1.0").adapter_uri
     assert await cases.read_cases(log) == []
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(2, "figure0 0.5  figure1 0.5"), (150, "150 figures: ratchet train show j")],
+)
+def test_a_line_of_progress_has_few_figures(
+    count: int, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_jobs.say_progress(
+        TrainingProgress(
+            job_id="j",
+            model="m",
+            method=TrainingMethod.dpo,
+            phase=RunPhase.succeeded,
+            progress=1,
+            metrics={f"figure{number}": 0.5 for number in range(count)},
+            at=NOW,
+        )
+    )
+    line = capsys.readouterr().out
+    assert line.rstrip().endswith(shown)
+    assert len(line) < 120
