@@ -30,8 +30,8 @@ compile requirements/bench-streams.txt requirements/bench-streams.in
 compile requirements/clients.txt requirements/clients.in
 compile requirements/docs.txt requirements/docs.in
 compile requirements/flink.txt requirements/flink.in
+compile requirements/label-studio.txt requirements/label-studio.in
 compile requirements/mlflow.txt requirements/mlflow.in
-compile requirements/presidio.txt requirements/presidio.in
 compile requirements/presidio.txt requirements/presidio.in
 compile requirements/sbom.txt requirements/sbom.in
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from services.cli.annotation_tools import labelling_config, pull, push
 from services.cli.errors import CliError, Exit
 from services.cli.http import ask
 from services.cli.output import AsJson, print_fields, print_json, print_table
@@ -18,6 +19,10 @@ from shared.reports.weekly import RAW_TARGET
 app = typer.Typer(
     no_args_is_help=True, help="Queue items that several raters label, and follow the work."
 )
+
+app.command("push")(push)
+app.command("pull")(pull)
+app.command("labelling-config")(labelling_config)
 
 AT_ONCE = 20
 """Items of one request: the service generates their answers meanwhile."""

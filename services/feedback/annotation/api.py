@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.routing import APIRoute
@@ -19,7 +19,8 @@ from services.feedback.annotation.consistency import LabelConsistency
 from services.feedback.annotation.queue import AnnotationQueue
 from services.feedback.annotation.sampling import TrafficPrompt, sample
 from services.feedback.annotation.traffic import RecentTraffic
-from services.feedback.errors import Malformed
+from services.feedback.errors import Malformed, NotFound
+from services.feedback.voting.invites import Rater
 from shared.contracts.events.annotations import MAX_RATERS, AnnotationKind, AnnotatorRole
 from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.base import Identifier, OptionalIdentifier, prompt_text
@@ -142,12 +143,41 @@ class CoverageReport(BaseModel):
     categories: list[CategoryCoverage]
 
 
-class ModelLabel(BaseModel):
-    """Body of `POST /v1/annotations/{item_id}/labels`: a program's label."""
+class TurnToLabel(BaseModel):
+    """One turn of an item's conversation."""
+
+    role: str
+    content: str
+
+
+class ItemToLabel(BaseModel):
+    """An item for another tool to show: nothing in it names a version."""
+
+    item_id: str
+    kind: AnnotationKind
+    state: ItemState
+    category: str
+    guidelines: str = Field(description="Markdown")
+    messages: list[TurnToLabel]
+    answers: list[str] = Field(
+        description="two of a preference, the left one first; one of a rating"
+    )
+    missing: int = Field(description="labels that it still needs")
+
+
+class NewLabel(BaseModel):
+    """Body of `POST /v1/annotations/{item_id}/labels`: a program's label, or a person's elsewhere."""
 
     model_config = ConfigDict(extra="forbid")
     annotator: Identifier
     label: Identifier
+    by: Literal["model", "person"] = Field(
+        default="model",
+        description="person: it was given in another tool, and is feedback like one of the page",
+    )
+    turned: bool = Field(
+        default=False, description="of a person's: the tool showed the second answer on the left"
+    )
 
 
 class AnnotationApi:
@@ -272,11 +302,33 @@ class AnnotationApi:
             ]
         )
 
-    async def label(self, request: Request, item_id: str, body: ModelLabel) -> LabelOfItem:
+    def item(self, request: Request, item_id: str) -> ItemToLabel:
         """See the route."""
-        given = await self._queue.label_by_model(
-            self._tenant(request), item_id, model=body.annotator, label=body.label
+        item = self._queue.board.get(self._tenant(request), item_id)
+        if item is None:
+            raise NotFound(f"no item {item_id}; ratchet annotations list shows them")
+        added = item.added
+        return ItemToLabel(
+            item_id=added.item_id,
+            kind=added.kind,
+            state=item.state,
+            category=added.context.category,
+            guidelines=added.guidelines,
+            messages=[TurnToLabel(role=turn.role, content=turn.content) for turn in added.messages],
+            answers=[answer.completion for answer in added.answers],
+            missing=item.missing,
         )
+
+    async def label(self, request: Request, item_id: str, body: NewLabel) -> LabelOfItem:
+        """See the route."""
+        tenant = self._tenant(request)
+        if body.by == "model":
+            given = await self._queue.label_by_model(
+                tenant, item_id, model=body.annotator, label=body.label
+            )
+        else:
+            rater = Rater(tenant, body.annotator)
+            given = await self._queue.label(rater, item_id, body.label, turned=body.turned)
         return LabelOfItem.model_validate(given, from_attributes=True)
 
     def authorize(self, request: Request) -> None:
@@ -341,11 +393,19 @@ def annotation_router(api: AnnotationApi) -> APIRouter:
         """Categories of recent traffic beside those of the queue."""
         return await api.coverage(request)
 
+    @router.get("/v1/annotations/{item_id}", responses=problem_responses(401, 403, 404))
+    async def show_item(request: Request, item_id: str) -> ItemToLabel:
+        """An item whole, for another tool to show; versions are not named."""
+        return api.item(request, item_id)
+
     @router.post("/v1/annotations/{item_id}/labels", status_code=201, responses=problem_responses(
-        401, 403, 404, 422, 503
+        401, 403, 404, 409, 422, 503
     ))  # fmt: skip
-    async def label_item(request: Request, item_id: str, body: ModelLabel) -> LabelOfItem:
-        """A program's label; it is no feedback, and fills no slot in a high-stakes category."""
+    async def label_item(request: Request, item_id: str, body: NewLabel) -> LabelOfItem:
+        """A program's label, or one that a person gave in another tool.
+
+        A program's is no feedback, and fills no slot in a high-stakes category.
+        """
         return await api.label(request, item_id, body)
 
     return router

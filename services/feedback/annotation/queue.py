@@ -151,17 +151,30 @@ class AnnotationQueue:
         raise NothingToVoteOn("nothing waits for your label; look again later")
 
     async def label(
-        self, rater: Rater, item_id: str, label: str, corrections: Sequence[str | None] = ()
+        self,
+        rater: Rater,
+        item_id: str,
+        label: str,
+        corrections: Sequence[str | None] = (),
+        *,
+        turned: bool | None = None,
     ) -> AnnotationGiven:
         """Store a rater's label, as shown to the rater, and what it says as feedback.
 
-        `corrections` are better texts of the answers in the order shown. A repeat of the same label
-        counts once.
+        A repeat of the same label counts once.
+
+        Args:
+            rater: who labels.
+            item_id: the item.
+            label: one of its kind's, by the sides shown.
+            corrections: better texts of the answers in the order shown.
+            turned: whether another tool showed the second answer on the left; None is this page.
+
         """
         item = self.board.get(rater.tenant, item_id)
         if item is None:
             raise NotFound("there is no such item, or it was settled long ago; take the next one")
-        shown = _shown(item, rater)
+        shown = _shown(item, rater, turned)
         _check_label(item.added.kind, label)
         true_label = _mirrored(label) if shown.answers != item.added.answers else label
         before = item.labels.get(rater.user_id)
@@ -333,10 +346,12 @@ class AnnotationQueue:
                 raise refused
 
 
-def _shown(item: AnnotationItem, rater: Rater) -> ShownItem:
+def _shown(item: AnnotationItem, rater: Rater, turned: bool | None = None) -> ShownItem:
     """The item as this rater sees it, the same way each time."""
     answers = item.added.answers
-    turned = len(answers) > 1 and uuid.UUID(_feedback_id(item, rater)).int % 2 == 1
+    if turned is None:
+        turned = uuid.UUID(_feedback_id(item, rater)).int % 2 == 1
+    turned = turned and len(answers) > 1
     given: Counter[str] = Counter()
     role = AnnotatorRole.rater
     if item.state is ItemState.disputed:

@@ -201,6 +201,43 @@ async def test_a_model_s_label_is_no_feedback_and_leaves_a_high_stakes_item_open
         assert queue.harness.events() == []
 
 
+async def test_an_item_is_shown_whole_to_another_tool_without_versions() -> None:
+    async with office() as queue:
+        await queue.add(ITEM)
+        shown = await queue.get("/i1")
+        assert shown["answers"] == ["Ask your doctor.", "Yes."]
+        assert shown["messages"] == [{"role": "user", "content": "May I take both?"}]
+        assert (shown["kind"], shown["missing"], shown["state"]) == ("preference", 2, "open")
+        assert "assistant-v1" not in str(shown)
+        assert (await queue.get("/i9"))["detail"].startswith("no item i9; ratchet annotations list")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+async def test_a_label_of_another_tool_is_a_vote_whose_sides_are_as_shown_there(
+    turned: bool,
+) -> None:
+    async with office() as queue:
+        await queue.add(ITEM)
+        operator = Visitor(queue.app, queue.harness)
+        said = "right" if turned else "left"
+        for who in ("label-studio-1", "label-studio-2", "label-studio-2"):
+            body = {"annotator": who, "label": said, "by": "person", "turned": turned}
+            given = await operator.client.post("/v1/annotations/i1/labels", json=body)
+            assert given.status_code == 201, given.text
+            assert given.json()["label"] == "left"
+        votes = [event for event in queue.harness.events() if isinstance(event, VoteCast)]
+        assert {vote.user_id for vote in votes} == {"label-studio-1", "label-studio-2"}
+        for vote in votes:
+            chosen = vote.left if vote.choice is Choice.left else vote.right
+            assert chosen.version == "assistant-v1.0"
+            assert (vote.left.version == "assistant-v1.1") is turned
+        (listed,) = (await queue.get("?state=settled"))["items"]
+        assert listed["outcome"] == "left"
+        late = {"annotator": "label-studio-3", "label": "left", "by": "person"}
+        refused = await operator.client.post("/v1/annotations/i1/labels", json=late)
+        assert refused.status_code == 409
+
+
 async def test_status_has_progress_time_left_and_agreement() -> None:
     async with office() as queue:
         await queue.add(ITEM, ITEM | {"item_id": "i2", "category": "creative"})

@@ -1,0 +1,179 @@
+"""Items of the annotation queue in the forms of other labelling tools, and labels from these. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+SIDES = ("left", "right")
+PREFERENCE, RATING = "preference", "rating"
+QUESTIONS = {PREFERENCE: ("left", "right", "tie", "both_bad"), RATING: ("1", "2", "3", "4", "5")}
+"""Kind of an item -> its labels."""
+_SHOWN = {"response1": "left", "response2": "right"}
+"""Argilla's names of the sides."""
+
+
+class BadLabel(Exception):
+    """What is wrong with one task or record."""
+
+
+class ToolLabel(NamedTuple):
+    """A label that a person gave in another tool."""
+
+    item_id: str
+    annotator: str
+    label: str
+    """By the sides as the tool showed them."""
+    turned: bool
+    """Whether it showed the second answer on the left."""
+
+
+@dataclass(frozen=True, slots=True)
+class SidedItem:
+    """An item and the order in which its answers are shown."""
+
+    item: Mapping[str, Any]
+    """As `GET /v1/annotations/{item_id}` gives it."""
+    turned: bool
+
+    @property
+    def answers(self) -> list[str]:
+        """The answers, the left one first."""
+        answers = list(self.item["answers"])
+        return answers[::-1] if self.turned else answers
+
+
+LABELLING_CONFIG = {
+    PREFERENCE: """<View>
+  <Header value="$guidelines"/>
+  <Paragraphs name="dialogue" value="$dialogue" layout="dialogue" nameKey="author" textKey="text"/>
+  <View style="display: grid; grid-template-columns: 1fr 1fr; gap: 1em">
+    <Text name="answer1" value="$answer1"/>
+    <Text name="answer2" value="$answer2"/>
+  </View>
+  <Choices name="label" toName="answer1" choice="single" showInline="true" required="true">
+    <Choice value="left" hotkey="1"/>
+    <Choice value="right" hotkey="2"/>
+    <Choice value="tie" hotkey="3"/>
+    <Choice value="both_bad" hotkey="4"/>
+  </Choices>
+</View>
+""",
+    RATING: """<View>
+  <Header value="$guidelines"/>
+  <Paragraphs name="dialogue" value="$dialogue" layout="dialogue" nameKey="author" textKey="text"/>
+  <Text name="answer1" value="$answer1"/>
+  <Rating name="label" toName="answer1" maxRating="5" required="true"/>
+</View>
+""",
+}
+"""Kind of an item -> the labelling interface of a Label Studio project for it."""
+
+
+def label_studio_task(shown: SidedItem) -> dict[str, Any]:
+    """A task for Label Studio's import."""
+    item = shown.item
+    answers = {f"answer{number}": text for number, text in enumerate(shown.answers, 1)}
+    dialogue = [{"author": one["role"], "text": one["content"]} for one in item["messages"]]
+    return {
+        "data": {
+            "item": item["item_id"],
+            "turned": shown.turned,
+            "guidelines": item["guidelines"] or item["category"] or " ",
+            "dialogue": dialogue,
+            **answers,
+        }
+    }
+
+
+def label_studio_labels(task: Mapping[str, Any]) -> Iterator[ToolLabel]:
+    """The labels of a task of Label Studio's JSON export; annotations that were cancelled give none.
+
+    Raises:
+        BadLabel: it is no task of ours, or has an annotation without a label.
+
+    """
+    data = _object(task.get("data"), "data")
+    item_id, turned = _place(data, "item", "data")
+    for given in _objects(task.get("annotations") or [], "annotations"):
+        if given.get("was_cancelled"):
+            continue
+        who = given.get("completed_by")
+        if isinstance(who, dict):
+            who = cast("dict[str, Any]", who).get("id")
+        yield ToolLabel(item_id, f"label-studio-{who}", _label_of_results(given), turned)
+
+
+def _label_of_results(given: Mapping[str, Any]) -> str:
+    for result in _objects(given.get("result") or [], "annotations.result"):
+        value = _object(result.get("value"), "annotations.result.value")
+        match result.get("type"):
+            case "choices":
+                return _one_of(value.get("choices"))
+            case "pairwise":
+                return str(value.get("selected"))
+            case "rating":
+                return str(value.get("rating"))
+            case _:
+                pass
+    raise BadLabel("annotations: one has neither choices, pairwise nor rating")
+
+
+def argilla_record(shown: SidedItem) -> dict[str, Any]:
+    """A record as Argilla's `records.to_list()` gives it."""
+    item = shown.item
+    answers = {f"response{number}": text for number, text in enumerate(shown.answers, 1)}
+    prompt = [{"role": one["role"], "content": one["content"]} for one in item["messages"]]
+    return {
+        "id": item["item_id"],
+        "fields": {"prompt": prompt, **answers},
+        "metadata": {"item": item["item_id"], "turned": shown.turned},
+        "responses": {},
+    }
+
+
+def argilla_labels(record: Mapping[str, Any]) -> Iterator[ToolLabel]:
+    """The labels of an Argilla record with responses to `preference` or `rating`.
+
+    Raises:
+        BadLabel: it is no record of ours.
+
+    """
+    metadata = _object(record.get("metadata"), "metadata")
+    item_id, turned = _place(metadata, "item", "metadata")
+    responses = _object(record.get("responses") or {}, "responses")
+    for question in QUESTIONS:
+        for given in _objects(responses.get(question) or [], f"responses.{question}"):
+            if given.get("status", "submitted") != "submitted":
+                continue
+            label = str(given.get("value"))
+            who = f"argilla-{given.get('user_id')}"
+            yield ToolLabel(item_id, who, _SHOWN.get(label, label), turned)
+
+
+def _place(fields: Mapping[str, Any], name: str, within: str) -> tuple[str, bool]:
+    item_id, turned = fields.get(name), fields.get("turned", False)
+    if not isinstance(item_id, str) or not item_id:
+        raise BadLabel(f"{within}.{name}: must be the item's id, as `annotations push` wrote it")
+    if not isinstance(turned, bool):
+        raise BadLabel(f"{within}.turned: must be true or false")
+    return item_id, turned
+
+
+def _one_of(choices: object) -> str:
+    if isinstance(choices, list) and len(cast("list[object]", choices)) == 1:
+        return str(cast("list[object]", choices)[0])
+    raise BadLabel("annotations.result.value.choices: must be one choice")
+
+
+def _object(value: object, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise BadLabel(f"{name}: must be an object")
+    return cast("Mapping[str, Any]", value)
+
+
+def _objects(value: object, name: str) -> list[Mapping[str, Any]]:
+    if not isinstance(value, list):
+        raise BadLabel(f"{name}: must be a list")
+    return [_object(one, name) for one in cast("list[object]", value)]
