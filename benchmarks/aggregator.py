@@ -95,7 +95,10 @@ _BARE = textwrap.dedent(
 
 
 def events(count: int, share: float, seed: int = 7) -> tuple[list[NewRecord], int]:
-    """Interactions, and feedback on a share of them soon after, in log order; how many there are."""
+    """Interactions, and feedback on a share of them soon after, in log order; how many there are.
+
+    They ask 2,000 prompts over and over, which are others for another seed.
+    """
     rng = random.Random(seed)
     now = datetime.now(UTC)
     records: list[NewRecord] = []
@@ -119,7 +122,7 @@ def events(count: int, share: float, seed: int = 7) -> tuple[list[NewRecord], in
             context=Context(locale="en", category="problem_solving", session_id=user),
             endpoint="chat",
             stream=False,
-            messages=(Message(role="user", content=f"{PROMPT} ({number % 2000})"),),
+            messages=(Message(role="user", content=f"{PROMPT} ({number % 2000}.{seed})"),),
             completion=ANSWER,
             finish_reason="stop",
             prompt_tokens=60,

@@ -35,7 +35,8 @@ READY_GOAL_S = 15.0
 """After SIGKILL, ten seconds of which the group waits for the session of the killed worker."""
 SLICES = 5
 PORTION = 50_000
-"""Interactions made at a time, which are in memory until they are written."""
+"""Interactions made at a time, which are in memory until they are written. Each portion has prompts of its
+own, so that a longer history has more of them."""
 WAIT_S = 900.0
 POLL_S = 0.1
 SCRAPE_S = 0.5
