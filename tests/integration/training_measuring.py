@@ -382,7 +382,7 @@ def judging_beside_a_predecessor(folder: Path, base: str, rng: random.Random) ->
             judge=str(place),
             predecessor=str(folder / before / "adapter") if before else "",
             predecessor_pairs=str(learned) if before else "",
-            reward=RewardHyperparameters(epochs=6, max_length=MAX_LENGTH),
+            reward=RewardHyperparameters(epochs=6, max_length=2 * MAX_LENGTH),
             evaluation=EvaluationSettings(),
             seed=1,
         )
