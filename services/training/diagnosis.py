@@ -183,6 +183,14 @@ def _parameters(
         yield "forgetting: lower learning_rate or epochs, raise beta, or add rows of what was lost"
     elif names & TOO_FAR:
         yield "hyperparameters: lower learning_rate or epochs, or raise beta"
+    elif (
+        names == {"win_rate_low"} and {"prompts", "win_rate_low", "win_rate_high"} <= figures.keys()
+    ):
+        yield (
+            f"volume: {figures['prompts']:.0f} held-out prompts leave the win rate between "
+            f"{figures['win_rate_low']:.0%} and {figures['win_rate_high']:.0%}; rows of more prompts, or a "
+            "higher heldout_share, narrow that"
+        )
     elif names & {"win_rate", "win_rate_low"} and rows >= FEW_ROWS:
         yield (
             "hyperparameters or base model: the data did not move this model enough; raise "

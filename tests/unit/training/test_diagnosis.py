@@ -99,6 +99,14 @@ def test_the_diagnosis_names_what_to_look_at() -> None:
     assert "base model" in say("win_rate")
 
 
+def test_a_bound_alone_that_is_missed_wants_more_prompts() -> None:
+    measured = {"prompts": 86.0, "win_rate": 0.587, "win_rate_low": 0.482, "win_rate_high": 0.685}
+    said = say("win_rate_low", figures=measured)
+    assert "86 held-out prompts leave the win rate between 48% and 68%" in said
+    assert "rows of more prompts" in said
+    assert "did not move" not in said
+
+
 @pytest.mark.parametrize("names", [("distinct",), ("distinct", "perplexity"), ("distinct", "stop")])
 @pytest.mark.parametrize("method", [TrainingMethod.dpo, TrainingMethod.sft])
 def test_a_model_that_hardly_moved_is_never_told_to_go_slower(
