@@ -18,6 +18,8 @@ from services.training.trainers.job import Progress, Stage
 
 BATCH_ROWS = 200
 """Rows that are in memory until they are written."""
+UNNAMED = "preparing rows"
+"""What a pass over rows does whose progress bar says nothing."""
 TURNS = List(Json())
 """A column of turns: as structs, every call would get every other call's arguments."""
 
@@ -75,7 +77,8 @@ def _passes_told(stage: Stage, progress: Progress) -> Iterator[None]:
     def update(bar: Any, count: float = 1) -> bool | None:
         # A bar that is switched off counts nothing.
         bar.rows_told = int(getattr(bar, "rows_told", bar.n) + count)
-        progress.prepare(stage, str(getattr(bar, "desc", "")), bar.rows_told, bar.total or 0)
+        what = str(getattr(bar, "desc", "") or UNNAMED)
+        progress.prepare(stage, what, bar.rows_told, bar.total or 0)
         return inherited(bar, count)
 
     tqdm.update = update
