@@ -133,13 +133,9 @@ def test_items_are_labelled_there_and_settled_here(
     made = studio.ask("POST", "/api/projects", {"title": "Ratchet", "label_config": config})
     project = ("--url", studio.url, "--project", str(made["id"]))
     items = tmp_path / "items.jsonl"
+    item = {"model": "assistant", "answers": ANSWERS, "raters": 1}
     lines = [
-        {
-            "item_id": f"i{number}",
-            "prompt": f"May I take {number}?",
-            "answers": ANSWERS,
-            "raters": 1,
-        }
+        {"item_id": f"i{number}", "prompt": f"May I take {number}?", **item}
         for number in range(ITEMS)
     ]
     items.write_text("\n".join(map(json.dumps, lines)))
