@@ -400,7 +400,7 @@ async def test_people_can_stop_and_move_it_and_are_told_what_is_wrong(
     assert retried.json()["requests"] == {"candidate": 0, "stable": 0}
     for body, code, field in (
         ({"model": harness.model}, "invalid", "candidate"),
-        ({"model": harness.model, "candidate": "none"}, "not_found", None),
+        ({"model": harness.model, "candidate": "none"}, "not_found", "candidate"),
         (
             {"model": harness.model, "candidate": "x", "strategy": {"name": "s", "steps": []}},
             "bad_strategy",
@@ -414,7 +414,7 @@ async def test_people_can_stop_and_move_it_and_are_told_what_is_wrong(
     ):
         error = (await http.post("/v1/rollouts", json=body)).json()
         fields = [named["field"] for named in error.get("errors", [])]
-        assert (error["code"], fields) == (code, [field] if field else []), error
+        assert (error["code"], fields) == (code, [field]), error
 
 
 async def _above(read: Any, limit: float) -> bool:
