@@ -13,7 +13,6 @@ from shared.contracts.recipes import (
     HYPERPARAMETERS,
     BadRecipe,
     RewardHyperparameters,
-    SftHyperparameters,
     TrainerHyperparameters,
     check_hyperparameters,
     parse,
@@ -104,7 +103,7 @@ def job_hyperparameters(
         trained = parse(HYPERPARAMETERS[method], settings.hyperparameters(method), mine)
     except BadRecipe as error:
         raise InvalidJob(str(error)) from None
-    if isinstance(trained, SftHyperparameters) and trained.lora.rank > settings.max_lora_rank:
+    if method != "reward" and trained.lora.rank > settings.max_lora_rank:
         raise InvalidJob(
             f"hyperparameters: lora.rank is {trained.lora.rank}; the engine serves "
             f"{settings.max_lora_rank} at most (RATCHET_TRAINING_MAX_LORA_RANK)"

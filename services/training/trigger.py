@@ -267,8 +267,6 @@ def decide(
     parent = registry.stable(model)
     if parent is None:
         return None, "no stable version to go on from"
-    if registry.adapter(parent.record.version) is None:
-        return None, "the stable version has no adapter to go on from; train one by sft first"
     for version in registry.versions(model):
         if registry.on_another_base(version.record):
             continue

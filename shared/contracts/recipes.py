@@ -27,6 +27,15 @@ class BadRecipe(ValueError):
     """A recipe that cannot be followed; the message names the field, the rule and the remedy."""
 
 
+class LoraHyperparameters(BaseModel):
+    """Shape of a new adapter; a parent's that is gone on from keeps its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    rank: int = Field(default=16, ge=1, le=256)
+    alpha: int = Field(default=32, ge=1, le=1024)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
 class TrainerHyperparameters(BaseModel):
     """What every trainer takes. An unknown name is an error, so a typing mistake is not ignored."""
 
@@ -47,15 +56,7 @@ class TrainerHyperparameters(BaseModel):
         default=False,
         description="train answers with what the model thought before them; the judge reads none",
     )
-
-
-class LoraHyperparameters(BaseModel):
-    """Shape of a new adapter. Later methods continue their parent's and keep its shape."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    rank: int = Field(default=16, ge=1, le=256)
-    alpha: int = Field(default=32, ge=1, le=1024)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    lora: LoraHyperparameters = LoraHyperparameters()
 
 
 class SftHyperparameters(TrainerHyperparameters):
@@ -65,7 +66,6 @@ class SftHyperparameters(TrainerHyperparameters):
     epochs: float = Field(default=2.0, gt=0, le=100)
     batch_size: int = Field(default=16, ge=1, le=1024)
     packing: bool = Field(default=False, description="several rows in one of max_length tokens")
-    lora: LoraHyperparameters = LoraHyperparameters()
 
 
 class DpoHyperparameters(TrainerHyperparameters):
@@ -166,7 +166,6 @@ class RewardHyperparameters(TrainerHyperparameters):
     epochs: float = Field(default=4.0, gt=0, le=100)
     center_rewards: float = Field(default=0.01, ge=0, le=10)
     heads: int = Field(default=1, ge=1, le=16, description="score heads; their mean is the score")
-    lora: LoraHyperparameters = LoraHyperparameters()
 
 
 HYPERPARAMETERS: dict[str, type[TrainerHyperparameters]] = {
@@ -185,7 +184,7 @@ HYPERPARAMETERS: dict[str, type[TrainerHyperparameters]] = {
 ONLINE = ("grpo", "rloo", "ppo", "online_dpo")
 """Methods that sample from the policy and raise the score of a reward model of their own."""
 CONTINUING = ("dpo", "kto", *ONLINE)
-"""Methods that continue their parent's adapter, which is also their reference."""
+"""Methods that go on from what is served, their parent's adapter or the base, as their reference."""
 
 
 class Recipe(BaseModel):

@@ -33,7 +33,8 @@ class JobOrigin:
     """What a job goes on from."""
 
     parent: VersionRecord | None
-    """The version with an adapter that the parent is or has settings over; None without one."""
+    """The version with an adapter that the parent is or has settings over; None without one: the job
+    begins a new adapter on the base."""
     base: str
 
 
@@ -55,14 +56,11 @@ def origin_of(job: TrainingRequested, registry: Registry) -> JobOrigin:
         require_served_base(base, job.model, registry)
     if job.version and job.method is not TrainingMethod.reward:
         require_free_name(job.version, job.model, _taken(registry))
-    if job.method is TrainingMethod.dpo and parent is None:
-        raise JobRefused(
-            f"parent: {job.model} has no stable version with an adapter{_models(job, registry)}; name "
-            "a version that has one, or make it: ratchet train --method sft --dataset "
-            "demonstrations.jsonl"
-        )
     if not base:
-        raise JobRefused("base: give a hub id or path; there is no parent to take it from")
+        raise JobRefused(
+            f"base: {job.model} has no stable version to take it from{_models(job, registry)}; give "
+            "a hub id or path"
+        )
     return JobOrigin(parent, base)
 
 

@@ -49,6 +49,7 @@ from shared.contracts.events.versions import (
     VersionRecord,
     VersionState,
     record_key,
+    settings_key,
     state_key,
 )
 from shared.contracts.topics import PREFERENCES, TRAINING_JOBS, TRAINING_RUNS, VERSIONS
@@ -57,6 +58,7 @@ from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.registry.adapters import fetch
 from shared.registry.versions import Registry
+from tests.support.rollouts import settings_record
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -233,10 +235,19 @@ async def _tell(kafka: str, story: Story, base: Path) -> None:
         await _ask(
             log, story, "let-past", TrainingMethod.dpo, **shared, override_gate=True, reason="drill"
         )
+        await _until_ended(log, story, "let-past")
+        plain = settings_record(f"{story.model}-plain", model=story.model, base=str(base))
+        await log.publish(
+            VERSIONS, key=settings_key(plain.version), event=plain, event_id=plain.version
+        )
+        await _ask(
+            log, story, "over-base", TrainingMethod.dpo, parent=plain.version,
+            dataset_uri=str(inverted), override_gate=True, reason="drill",
+        )  # fmt: skip
         await _ask(log, story, "orphan", TrainingMethod.dpo, parent="nobody")
         v11 = f"{story.model}-v1.1"
         await _ask(log, story, "again", TrainingMethod.dpo, rebuilds=v11)
-        for name in ("refused", "let-past", "orphan", "again"):
+        for name in ("refused", "let-past", "over-base", "orphan", "again"):
             await _until_ended(log, story, name)
         await _read(log, story)
         await _rebuild(kafka, log, story)
@@ -408,6 +419,25 @@ def test_an_override_is_kept_in_the_record(story: Story) -> None:
     assert not gate.passed
     assert (gate.overridden_by, gate.override_reason) == ("tester", "drill")
     assert gate.released
+
+
+def test_a_version_without_an_adapter_is_gone_on_from_by_a_new_one(
+    story: Story, tmp_path: Path
+) -> None:
+    (last,) = [event for event in story.of(_job(story, "over-base")) if event.phase in FINAL]
+    assert last.phase is RunPhase.succeeded, last.message
+    record = story.record(last.version)
+    assert (record.parent, record.base) == ("", str(story.folder / "base"))
+    checks = {check.name: check for check in record.gate.checks}
+    assert checks["kl_first"].value == checks["kl"].value, "the base is parent and first"
+    assert checks["distinct"].value is not None
+    script = (
+        "import sys; from safetensors.torch import load_file\n"
+        "weights = load_file(sys.argv[1])\n"
+        "assert weights and all(bool(one.any()) for one in weights.values()), 'B is still 0'"
+    )
+    weights = story.adapter(record.version, tmp_path) / "adapter_model.safetensors"
+    subprocess.run([ML_PYTHON, "-c", script, weights], check=True, timeout=120)
 
 
 def test_an_unknown_parent_fails_with_the_reason(story: Story) -> None:

@@ -14,7 +14,9 @@ from shared.contracts.recipes import ONLINE
 
 ROOT = Path(__file__).resolve().parents[2]
 CAPABILITY = ROOT / "services/training/capability.jsonl"
-METHODS = ("sigmoid", "robust", "ipo", "hinge", "kto", *ONLINE)
+OVER_BASE = ("dpo_base", "kto_base")
+"""Of a model whose stable version has no adapter."""
+METHODS = ("sigmoid", "robust", "ipo", "hinge", "kto", *OVER_BASE, "grpo_base", *ONLINE)
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -39,14 +41,14 @@ def test_a_job_is_trained_on_the_base_at_the_revision_asked_for(methods: dict[st
     assert methods["revision"] == ["base", "b" * 40, "a" * 40]
 
 
-@pytest.mark.parametrize("name", ["sigmoid", "robust", "ipo", "hinge", "kto"])
+@pytest.mark.parametrize("name", ["sigmoid", "robust", "ipo", "hinge", "kto", *OVER_BASE])
 def test_good_answers_become_likelier_than_bad_ones(methods: dict[str, Any], name: str) -> None:
     found = methods[name]
     assert found["after"] > found["before"] + 1.0, "nats of the mean margin"
     assert found["figures"]["margins"] > 0
 
 
-@pytest.mark.parametrize("name", ONLINE)
+@pytest.mark.parametrize("name", ["grpo_base", *ONLINE])
 def test_sampled_answers_score_higher_by_the_reward_model(
     methods: dict[str, Any], name: str
 ) -> None:
@@ -55,6 +57,14 @@ def test_sampled_answers_score_higher_by_the_reward_model(
     assert found["after"] > found["before"] + 0.1
     assert found["figures"]["kl"] > 0
     assert found["kl_answer"] <= 10, "nats of a whole answer from the parent"
+
+
+def test_without_a_parent_the_base_is_parent_and_first_of_the_chain(
+    methods: dict[str, Any],
+) -> None:
+    drift = methods["drift_base"]
+    assert drift["kl"] > 0
+    assert (drift["kl_first"], drift["kl_first_answer"]) == (drift["kl"], drift["kl_answer"])
 
 
 def test_a_policy_that_games_its_reward_model_is_stopped_and_its_best_checkpoint_kept(

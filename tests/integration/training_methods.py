@@ -55,6 +55,7 @@ from services.training.trainers.models import (
     lora,
     prompt_ids,
     set_seeds,
+    start_of,
 )
 from shared.contracts.recipes import ONLINE, LoraHyperparameters, RewardHyperparameters
 
@@ -112,7 +113,10 @@ def main(folder: Path) -> None:
     for name, parameters in DPO_LOSSES.items():
         job.write_rows(data / "train.jsonl", pairs)
         found[name] = trained(folder, name, dpo, "dpo", SHORT | parameters, parent, pairs)
+    fresh = made_fresh(folder)
+    found["dpo_base"] = trained(folder, "dpo_base", dpo, "dpo", SHORT, fresh, pairs, over_base=True)
     job.write_rows(data / "train.jsonl", labelled)
+    found["kto_base"] = trained(folder, "kto_base", kto, "kto", SHORT, fresh, pairs, over_base=True)
     found["kto"] = trained(folder, "kto", kto, "kto", SHORT, parent, pairs, seen := [])
     found["kto_ends"] = ends(seen[0])
     job.write_rows(data / "train.jsonl", pairs)
@@ -120,7 +124,13 @@ def main(folder: Path) -> None:
     rl = (("grpo", grpo), ("rloo", rloo), ("ppo", ppo), ("online_dpo", online_dpo))
     for name, module in rl:
         found[name] = trained(folder, name, module, name, RL | RL_OWN.get(name, {}), parent, pairs)
+    found["grpo_base"] = trained(
+        folder, "grpo_base", grpo, "grpo", RL, fresh, pairs, over_base=True
+    )
     asked = asked_of(folder, "dpo", SHORT, parent)
+    answers_for(folder, "dpo_base", fresh, pairs)
+    alone = asked.model_copy(update={"parent_adapter": ""})
+    found["drift_base"] = drift.run(alone, folder / "dpo_base", job.Progress(folder))
     asked = asked.model_copy(update={"first_adapter": str(folder / "sigmoid/adapter")})
     found["drift"] = {
         name: drift.run(asked, folder / name, job.Progress(folder))
@@ -178,6 +188,14 @@ def make_parent(base: Path, folder: Path) -> Path:
     return folder
 
 
+def made_fresh(folder: Path) -> Path:
+    """The adapter that a job without a parent begins with, which changes nothing of the base."""
+    asked = asked_of(folder, "dpo", SHORT, folder).model_copy(update={"parent_adapter": ""})
+    set_seeds(asked.seed)
+    start_of(asked, asked.trained).save_pretrained(str(folder / "fresh"))
+    return folder / "fresh"
+
+
 def trained(
     folder: Path,
     name: str,
@@ -187,12 +205,16 @@ def trained(
     parent: Path,
     pairs: Sequence[dict[str, Any]],
     trainers: list[Any] | None = None,
+    *,
+    over_base: bool = False,
 ) -> dict[str, Any]:
     """Run one method; the quantity it raises, before and after, and what changed."""
     trainers = [] if trainers is None else trainers
     attempt = folder / name
     attempt.mkdir()
     asked = asked_of(folder, method, parameters, parent)
+    if over_base:
+        asked = asked.model_copy(update={"parent_adapter": ""})
     held: Any = online if method in ONLINE else module
     usual = held.train
     held.train = lambda trainer, checkpoints: (
@@ -572,7 +594,10 @@ def advantages() -> dict[str, list[float]]:
 
 
 def changed(model: Any, asked: job.TrainerJob, parent: Path, attempt: Path) -> dict[str, Any]:
-    """Names of adapter weights that stood still, of other weights that moved, and of files."""
+    """Names of adapter weights that stood still, of other weights that moved, and of files.
+
+    A reference that is the base has B = 0, and whatever A began with.
+    """
     fresh = load_adapter(load_base(asked.base), parent, trainable=False)
     before = {name: weight.detach() for name, weight in fresh.named_parameters()}
     still: list[str] = []
@@ -580,6 +605,8 @@ def changed(model: Any, asked: job.TrainerJob, parent: Path, attempt: Path) -> d
     for name, weight in model.named_parameters():
         known = before[name.replace(".ref.", ".default.")]
         same = torch.equal(weight.detach(), known)
+        if not asked.parent_adapter and "lora_A.ref." in name:
+            continue
         if "lora_" in name and ".default." in name:
             still += [name] if same else []
         elif not same:

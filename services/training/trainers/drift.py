@@ -42,7 +42,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     Returns:
         `kl`, nats a token of KL(candidate ‖ parent) over the whole vocabulary, `kl_answer`, its
         sum over an answer; `kl_first` and `kl_first_answer`, the same to the first version of the
-        chain of parents where that one's adapter is given; `<kind>_items`, `<kind>_parent` and `<kind>_candidate` (shares that are
+        chain of parents where that one's adapter is given, or to the base where there is no parent; `<kind>_items`, `<kind>_parent` and `<kind>_candidate` (shares that are
         right), `<kind>_lost` (right with the parent, wrong with the candidate) and `<kind>_won`,
         of the kinds `capability` and `cases`; and what `task_figures` returns of the former.
 
@@ -62,7 +62,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     items = _items(job)
     total = len(answers) + 2 * len(items) + 1
     figures = _kl(model, answers, "parent")
-    if job.first_adapter:
+    if job.first_adapter or not job.parent_adapter:
         far = figures if first == "parent" else _kl(model, answers, first)
         figures |= {name.replace("kl", "kl_first"): value for name, value in far.items()}
     progress.report("drift", len(answers), total)

@@ -32,6 +32,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, Any]:
     own = _logprobs(model, rows)
     with model.disable_adapter():
         others = {"base": _logprobs(model, rows)}
+    others["parent"] = others["base"]
     if job.parent_adapter:
         model.load_adapter(job.parent_adapter, "parent")
         model.set_adapter("parent")

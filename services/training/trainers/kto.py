@@ -1,4 +1,4 @@
-"""KTO: single answers, good or bad, on the parent's adapter with it, frozen, as the reference."""
+"""KTO: single answers, good or bad, from the parent's adapter or the base, the reference."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from services.training.trainers.job import Progress, TrainerJob, iterate_rows
 from services.training.trainers.models import (
     conversations,
     end_tokens,
-    load_adapter,
-    load_base,
     load_tokenizer,
     set_seeds,
+    start_of,
     without_end,
 )
 from services.training.trainers.rows import row_files
@@ -37,9 +36,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     callback = ReportProgress("kto", progress)
     checkpoints = folder / "checkpoints"
     tokenizer = load_tokenizer(job.base)
-    model = load_adapter(
-        load_base(job.base, four_bit=parameters.four_bit), job.parent_adapter, trainable=True
-    )
+    model = start_of(job, parameters)
     with row_files(folder, "kto", progress) as files:
         rows = conversations(
             iterate_rows(Path(job.data) / "train.jsonl"),

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 from datasets import Dataset, Features, Value
-from peft import LoraConfig, PeftModel, prepare_model_for_kbit_training
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from services.training.trainers import processes
-from services.training.trainers.job import CannotTrain
+from services.training.trainers.job import CannotTrain, TrainerJob
 from services.training.trainers.rows import TURNS, RowFiles
 from shared.contracts.conversation import template_turn
-from shared.contracts.recipes import LoraHyperparameters
+from shared.contracts.recipes import LoraHyperparameters, TrainerHyperparameters
 
 Messages = Sequence[Mapping[str, Any]]
 """Turns in OpenAI's form, as datasets hold them."""
@@ -121,6 +121,17 @@ def lora(
         task_type=task,
         modules_to_save=modules_to_save,
     )
+
+
+def start_of(job: TrainerJob, parameters: TrainerHyperparameters) -> Any:
+    """What a method that goes on from its parent trains: the parent's adapter, or a new one.
+
+    A new one changes nothing yet, so the reference model that TRL copies from it is the base.
+    """
+    base = load_base(job.base, four_bit=parameters.four_bit)
+    if job.parent_adapter:
+        return load_adapter(base, job.parent_adapter, trainable=True)
+    return get_peft_model(base, lora(parameters.lora, task="CAUSAL_LM"))
 
 
 def device() -> str:

@@ -25,10 +25,9 @@ from services.training.trainers.job import CannotTrain, Progress, Stage, Trainer
 from services.training.trainers.models import (
     Messages,
     conversations,
-    load_adapter,
-    load_base,
     load_tokenizer,
     set_seeds,
+    start_of,
 )
 from services.training.trainers.monitor import PROMPTS, RewardMonitor
 from services.training.trainers.reward import judge_adapter, judged_ids, load_scorer, score
@@ -85,11 +84,7 @@ def run(
         settings["updates"] = updates
     with row_files(folder, stage, progress) as files:
         trainer = trainer_class(
-            model=load_adapter(
-                load_base(job.base, four_bit=parameters.four_bit),
-                job.parent_adapter,
-                trainable=True,
-            ),
+            model=start_of(job, parameters),
             processing_class=tokenizer,
             reward_funcs=[proxy],
             args=config(

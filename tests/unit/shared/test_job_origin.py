@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from shared.contracts.events.training import TrainingMethod
-from shared.contracts.events.versions import Lifecycle, record_key, state_key
+from shared.contracts.events.versions import Lifecycle, record_key, settings_key, state_key
 from shared.registry.job_origin import JobRefused, origin_of
 from shared.registry.versions import Registry
+from tests.support.rollouts import settings_record
 from tests.unit.training.builders import record, request, state
 
 V10, V11 = "assistant-v1.0", "assistant-v1.1"
@@ -31,18 +32,27 @@ def test_a_job_goes_on_from_what_it_names_else_from_the_stable_version(registry:
     assert (first.parent, first.base) == (None, "other")
 
 
+@pytest.mark.parametrize("algorithm", ["", "kto", "grpo"])
+def test_votes_on_the_model_as_it_is_begin_an_adapter_on_its_base(algorithm: str) -> None:
+    registry = Registry()
+    registry.apply(settings_key(V10), settings_record(V10).to_json())
+    registry.apply(state_key(V10), state(V10, Lifecycle.stable).model_dump_json().encode())
+    found = origin_of(request(algorithm=algorithm), registry)
+    assert (found.parent, found.base) == (None, "base")
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"parent": "nobody"}, "parent: nobody is no version of assistant"),
         ({"model": "other", "parent": V10}, f"parent: {V10} is no version of other"),
         ({"model": "asistant"}, "no version at all (there are models assistant)"),
-        ({"model": "asistant", "algorithm": "kto"}, "ratchet train --method sft"),
+        ({"model": "asistant", "algorithm": "kto"}, "give a hub id or path"),
         ({"base": "newer"}, "ratchet versions rebase"),
         ({"version": V11}, "names are never reused"),
         ({"version": "assistant"}, "it is the model's"),
-        ({"model": "new", "method": TrainingMethod.sft}, "base: give a hub id or path"),
-        ({"model": "new", "method": TrainingMethod.reward}, "base: give a hub id or path"),
+        ({"model": "new", "method": TrainingMethod.sft}, "give a hub id or path"),
+        ({"model": "new", "method": TrainingMethod.reward}, "give a hub id or path"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_field_and_remedy(

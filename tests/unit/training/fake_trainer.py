@@ -89,7 +89,8 @@ def main(folder: Path) -> int:
     (judge / "adapter" / "adapter_config.json").write_text("{}")
     (judge / "adapter" / "adapter_model.safetensors").write_bytes(b"weights of the judge")
     (judge / "categories.json").write_text('{"billing": {"agreed": 3, "tested": 4}}')
-    chain = {"kl_first": 0.5, "kl_first_answer": 9.0} if job["first_adapter"] else {}
+    measured = job["first_adapter"] or not job["parent_adapter"]
+    chain = {"kl_first": 0.5, "kl_first_answer": 9.0} if measured else {}
     deciles = [number / 10 for number in range(1, 10)]
     (judge / "deciles.json").write_text(json.dumps(deciles))
     results = {

@@ -70,9 +70,9 @@ JOBS = {
         "parent: nobody is no version of assistant", "", asked={"parent": "nobody"}
     ),
     "a model that has no version": HopelessJob(
-        "assistent has no stable version with an adapter and no version at all (there are models "
-        "assistant)",
-        "ratchet train --method sft",
+        "base: assistent has no stable version to take it from and no version at all (there are "
+        "models assistant)",
+        "give a hub id or path",
         asked={"model": "assistent"},
         rows=(),
     ),

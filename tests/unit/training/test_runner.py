@@ -23,11 +23,12 @@ from shared.clock import SystemClock
 from shared.contracts.events.cases import CaseRetired
 from shared.contracts.events.preferences import PairSource
 from shared.contracts.events.training import RunPhase, TrainingMethod
-from shared.contracts.events.versions import Lifecycle, record_key, state_key
+from shared.contracts.events.versions import Lifecycle, record_key, settings_key, state_key
 from shared.contracts.recipes import check_hyperparameters
 from shared.contracts.topics import CASES, PREFERENCES, VERSIONS
 from shared.kafka.log import LogUnavailable
 from shared.registry.adapters import checksum, fetch, publish
+from tests.support.rollouts import settings_record, version_state
 from tests.support.waiting import eventually
 from tests.unit.training.builders import (
     MODEL,
@@ -59,6 +60,26 @@ async def test_a_good_candidate_becomes_the_next_version(harness: TrainingHarnes
     assert phases[0] is RunPhase.accepted
     assert phases[-1] is RunPhase.succeeded
     assert phases.count(RunPhase.succeeded) == 1
+
+
+async def test_votes_on_the_model_as_it_is_make_a_version_of_a_new_adapter(
+    harness: TrainingHarness,
+) -> None:
+    other, version = "helper", "helper-v1.0"
+    known = (
+        (settings_key(version), settings_record(version, model=other)),
+        (state_key(version), version_state(version, Lifecycle.stable, model=other)),
+    )
+    for key, event in known:
+        await harness.log.publish(VERSIONS, key=key, event=event, event_id=key)
+    panels = [""] * 60 + ["judge"] * 40
+    for number, panel in enumerate(panels):
+        pair = pair_event(500 + number, model=other, panel=panel)
+        await harness.log.publish(PREFERENCES, key=pair.pair_id, event=pair, event_id=pair.pair_id)
+    outcome = await harness.run(request(model=other))
+    assert (outcome.phase, outcome.version) == (RunPhase.succeeded, "helper-v1.1"), outcome.message
+    assert harness.records()[-1].parent == ""
+    assert harness.trainer_job("job")["parent_adapter"] == ""
 
 
 async def test_no_job_goes_on_from_a_parent_on_other_files_of_the_base(
@@ -399,12 +420,13 @@ async def test_a_folder_that_stays_in_use_fails_the_job_at_a_deadline(
             {"base": "other", "method": TrainingMethod.sft, "override_gate": True, "reason": "x"},
             "train another base under another model's name",
         ),
-        ({"model": "another", "base": "b"}, "another has no stable version"),
-        ({"model": "another", "method": TrainingMethod.sft}, "base: give a hub id or path"),
+        ({"model": "another"}, "base: another has no stable version to take it from"),
+        ({"model": "another", "method": TrainingMethod.sft}, "give a hub id or path"),
         (
             {"method": TrainingMethod.sft, "hyperparameters": {"lora": {"rank": 64}}},
             "lora.rank is 64; the engine serves 16",
         ),
+        ({"hyperparameters": {"lora": {"rank": 64}}}, "lora.rank is 64; the engine serves 16"),
     ],
 )
 async def test_a_request_that_cannot_be_done_fails_with_what_to_do(

@@ -21,7 +21,10 @@ from shared.contracts.events.training import (
     TrainingProgress,
     TrainingRequested,
 )
-from shared.contracts.events.versions import Lifecycle, record_key
+from shared.contracts.events.versions import Lifecycle, record_key, settings_key, state_key
+from shared.registry.job_origin import origin_of
+from shared.registry.versions import Registry
+from tests.support.rollouts import settings_record
 from tests.unit.training.builders import (
     MODEL,
     NOW,
@@ -31,6 +34,7 @@ from tests.unit.training.builders import (
     registry,
     request,
     retraction,
+    state,
 )
 
 ENOUGH = TriggerInputs(
@@ -73,6 +77,16 @@ def test_enough_pairs_ask_for_a_job_on_the_stable_version() -> None:
         3,
     )
     assert why == "100 new pairs since the beginning"
+
+
+def test_votes_on_the_model_as_it_is_ask_for_a_job_too() -> None:
+    versions, version = Registry(), f"{MODEL}-v1.0"
+    versions.apply(settings_key(version), settings_record(version).to_json())
+    versions.apply(state_key(version), state(version, Lifecycle.stable).to_json())
+    job, _ = decide(ENOUGH, JobQueue(), versions, NOW)
+    assert job is not None
+    assert job.parent == version
+    assert origin_of(job, versions).parent is None
 
 
 def test_two_replicas_ask_for_the_same_job_and_it_is_one() -> None:
