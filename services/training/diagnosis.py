@@ -20,6 +20,7 @@ MAX_LEARNING_RATE = 5e-3
 FEW_ROWS = 100
 FEW_PROMPTS_SHARE = 0.3
 NOISY_SHARE = 0.15
+LEFT_OUT_SHARE = 0.1
 
 
 def adjust(
@@ -149,6 +150,14 @@ def _data_problems(
     rows, noisy = counts.get("rows", 0), refused.get("contradictory", 0)
     if rows and noisy / (rows + noisy) > NOISY_SHARE:
         yield f"pair quality: {noisy} contradictory pairs were left out"
+    others = {reason: count for reason, count in refused.items() if reason != "contradictory"}
+    lost = sum(others.values())
+    if lost / max(rows + lost, 1) > LEFT_OUT_SHARE:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in others.items())
+        yield (
+            f"volume: {lost} of {rows + lost + noisy} rows were left out ({reasons}); ratchet dataset "
+            "show names the rules, RATCHET_TRAINING_RULES sets them"
+        )
 
 
 def _volume(method: TrainingMethod, counts: Mapping[str, int]) -> Iterator[str]:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import pytest
 
 from services.training.diagnosis import adjust, diagnose
@@ -76,13 +79,14 @@ def say(
     card: dict[str, dict[str, int]] = CARD,
     attempts: int = 1,
     contradictory: int = 0,
+    left_out: Mapping[str, int] = MappingProxyType({}),
 ) -> str:
     found = diagnose(
         refused(*names),
         figures or {},
         method=method,
         card=card,
-        refused={"contradictory": contradictory},
+        refused={"contradictory": contradictory, **left_out},
         attempts=attempts,
     )
     return "; ".join(found)
@@ -97,6 +101,14 @@ def test_the_diagnosis_names_what_to_look_at() -> None:
     assert "set apart for the judge" in say("judge_data")
     assert "lower learning_rate" in say("stop")
     assert "base model" in say("win_rate")
+
+
+def test_rows_that_were_left_out_are_told_where_they_are_many() -> None:
+    card = {"counts": {"rows": 282, "prompts": 282}}
+    said = say("win_rate", card=card, left_out={"too_short": 110, "duplicate": 8})
+    assert "volume: 118 of 400 rows were left out (110 too_short, 8 duplicate)" in said
+    assert "ratchet dataset show" in said
+    assert "left out" not in say("win_rate", card=card, left_out={"too_short": 8})
 
 
 def test_a_bound_alone_that_is_missed_wants_more_prompts() -> None:
