@@ -475,7 +475,8 @@ def _left(attempt: Path) -> bool:
 
 def _dpo_steps(attempt: Path) -> list[int]:
     lines = [json.loads(line) for line in (attempt / "progress.jsonl").read_text().splitlines()]
-    return [line["done"] for line in lines if line["stage"] == "dpo"]
+    steps = [line for line in lines if line["stage"] == "dpo" and not line.get("preparing")]
+    return [line["done"] for line in steps]
 
 
 def _job(story: Story, name: str) -> str:
