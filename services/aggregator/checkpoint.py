@@ -115,13 +115,7 @@ def all_parts(aggregates: Aggregates, kinds: Collection[str] = KINDS) -> Iterato
 def named_slots(head: bytes) -> Slots:
     """The parts that a head names; none in a format that had none."""
     known, *fields = orjson.loads(head)
-    if known != PARTS_FORMAT:
-        return {}
-    return {
-        Part(kind, int(start)): slot
-        for kind, slots in fields[5].items()
-        for start, slot in slots.items()
-    }
+    return _slots(fields[5]) if known >= PARTS_FORMAT else {}
 
 
 def decode_checkpoint(
@@ -147,9 +141,9 @@ def decode_checkpoint(
             "version that wrote it, or drop the table's changelog topic, the group's offsets and the "
             "workers' directories to count again from the log"
         )
-    if known != PARTS_FORMAT:
+    if known < PARTS_FORMAT:
         return _decode_whole(known, fields)
-    offsets, clock_s, emitted_s, changed, dropped, _ = fields
+    offsets, clock_s, emitted_s, changed, dropped, named = fields
     aggregates = Aggregates(
         offsets=offsets,
         clock_s=clock_s,
@@ -157,7 +151,7 @@ def decode_checkpoint(
         changed={tuple(key) for key in changed},  # type: ignore[misc]
         dropped=dropped,
     )
-    for part, slot in named_slots(head).items():
+    for part, slot in _slots(named).items():
         if part.kind in kinds:
             stored = read(part, slot)
             if stored is None:
@@ -168,6 +162,14 @@ def decode_checkpoint(
                 )
             _decode_part(aggregates, part, orjson.loads(stored))
     return aggregates
+
+
+def _slots(named: dict[str, dict[str, int]]) -> Slots:
+    return {
+        Part(kind, int(start)): slot
+        for kind, slots in named.items()
+        for start, slot in slots.items()
+    }
 
 
 def _decode_part(aggregates: Aggregates, part: Part, held: Any) -> None:
