@@ -6,16 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-SIDES = ("left", "right")
-PREFERENCE, RATING = "preference", "rating"
-QUESTIONS = {PREFERENCE: ("left", "right", "tie", "both_bad"), RATING: ("1", "2", "3", "4", "5")}
-"""Kind of an item -> its labels."""
+from services.cli.pair_formats.pair import BadPair, objects
+from shared.contracts.events.annotations import AnnotationKind
+
 _SHOWN = {"response1": "left", "response2": "right"}
 """Argilla's names of the sides."""
-
-
-class BadLabel(Exception):
-    """What is wrong with one task or record."""
 
 
 class ToolLabel(NamedTuple):
@@ -45,7 +40,7 @@ class SidedItem:
 
 
 LABELLING_CONFIG = {
-    PREFERENCE: """<View>
+    AnnotationKind.preference: """<View>
   <Header value="$guidelines"/>
   <Paragraphs name="dialogue" value="$dialogue" layout="dialogue" nameKey="author" textKey="text"/>
   <View style="display: grid; grid-template-columns: 1fr 1fr; gap: 1em">
@@ -60,7 +55,7 @@ LABELLING_CONFIG = {
   </Choices>
 </View>
 """,
-    RATING: """<View>
+    AnnotationKind.rating: """<View>
   <Header value="$guidelines"/>
   <Paragraphs name="dialogue" value="$dialogue" layout="dialogue" nameKey="author" textKey="text"/>
   <Text name="answer1" value="$answer1"/>
@@ -91,12 +86,12 @@ def label_studio_labels(task: Mapping[str, Any]) -> Iterator[ToolLabel]:
     """The labels of a task of Label Studio's JSON export; annotations that were cancelled give none.
 
     Raises:
-        BadLabel: it is no task of ours, or has an annotation without a label.
+        BadPair: it is no task of ours, or has an annotation without a label.
 
     """
     data = _object(task.get("data"), "data")
     item_id, turned = _place(data, "item", "data")
-    for given in _objects(task.get("annotations") or [], "annotations"):
+    for given in objects(task.get("annotations") or [], "annotations"):
         if given.get("was_cancelled"):
             continue
         who = given.get("completed_by")
@@ -106,7 +101,7 @@ def label_studio_labels(task: Mapping[str, Any]) -> Iterator[ToolLabel]:
 
 
 def _label_of_results(given: Mapping[str, Any]) -> str:
-    for result in _objects(given.get("result") or [], "annotations.result"):
+    for result in objects(given.get("result") or [], "annotations.result"):
         value = _object(result.get("value"), "annotations.result.value")
         match result.get("type"):
             case "choices":
@@ -117,7 +112,7 @@ def _label_of_results(given: Mapping[str, Any]) -> str:
                 return str(value.get("rating"))
             case _:
                 pass
-    raise BadLabel("annotations: one has neither choices, pairwise nor rating")
+    raise BadPair("annotations: one has neither choices, pairwise nor rating")
 
 
 def argilla_record(shown: SidedItem) -> dict[str, Any]:
@@ -137,14 +132,14 @@ def argilla_labels(record: Mapping[str, Any]) -> Iterator[ToolLabel]:
     """The labels of an Argilla record with responses to `preference` or `rating`.
 
     Raises:
-        BadLabel: it is no record of ours.
+        BadPair: it is no record of ours.
 
     """
     metadata = _object(record.get("metadata"), "metadata")
     item_id, turned = _place(metadata, "item", "metadata")
     responses = _object(record.get("responses") or {}, "responses")
-    for question in QUESTIONS:
-        for given in _objects(responses.get(question) or [], f"responses.{question}"):
+    for question in AnnotationKind:
+        for given in objects(responses.get(question) or [], f"responses.{question}"):
             if given.get("status", "submitted") != "submitted":
                 continue
             label = str(given.get("value"))
@@ -155,25 +150,19 @@ def argilla_labels(record: Mapping[str, Any]) -> Iterator[ToolLabel]:
 def _place(fields: Mapping[str, Any], name: str, within: str) -> tuple[str, bool]:
     item_id, turned = fields.get(name), fields.get("turned", False)
     if not isinstance(item_id, str) or not item_id:
-        raise BadLabel(f"{within}.{name}: must be the item's id, as `annotations push` wrote it")
+        raise BadPair(f"{within}.{name}: must be the item's id, as `annotations push` wrote it")
     if not isinstance(turned, bool):
-        raise BadLabel(f"{within}.turned: must be true or false")
+        raise BadPair(f"{within}.turned: must be true or false")
     return item_id, turned
 
 
 def _one_of(choices: object) -> str:
     if isinstance(choices, list) and len(cast("list[object]", choices)) == 1:
         return str(cast("list[object]", choices)[0])
-    raise BadLabel("annotations.result.value.choices: must be one choice")
+    raise BadPair("annotations.result.value.choices: must be one choice")
 
 
 def _object(value: object, name: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise BadLabel(f"{name}: must be an object")
+        raise BadPair(f"{name}: must be an object")
     return cast("Mapping[str, Any]", value)
-
-
-def _objects(value: object, name: str) -> list[Mapping[str, Any]]:
-    if not isinstance(value, list):
-        raise BadLabel(f"{name}: must be a list")
-    return [_object(one, name) for one in cast("list[object]", value)]

@@ -14,9 +14,6 @@ import typer
 
 from services.cli.annotation_forms import (
     LABELLING_CONFIG,
-    PREFERENCE,
-    QUESTIONS,
-    BadLabel,
     SidedItem,
     ToolLabel,
     argilla_labels,
@@ -28,7 +25,9 @@ from services.cli.errors import CliError, Exit
 from services.cli.http import ask, listing, segment
 from services.cli.label_studio import LabelStudioProject
 from services.cli.output import AsJson, print_fields, print_json
+from services.cli.pair_formats.pair import BadPair
 from services.cli.settings import CliSettings, load_settings
+from shared.contracts.events.annotations import LABELS, AnnotationKind
 
 MAX_PUSHED = 500
 SHOWN_PROBLEMS = 10
@@ -66,13 +65,15 @@ def push(
     file: Annotated[
         Path | None, typer.Option(help="Write the tool's JSON here instead, to import by hand.")
     ] = None,
-    kind: Annotated[str, typer.Option(help="preference or rating.")] = PREFERENCE,
+    kind: Annotated[
+        str, typer.Option(help="preference or rating.")
+    ] = AnnotationKind.preference.value,
     count: Annotated[int, typer.Option(min=1, max=MAX_PUSHED, help="Items at most.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """Hand open items to a labelling tool, sides at random and no version named."""
-    if kind not in QUESTIONS:
-        raise CliError(f"--kind {kind}: give one of {', '.join(QUESTIONS)}", Exit.usage)
+    if kind not in LABELS:
+        raise CliError(f"--kind {kind}: give one of {', '.join(LABELS)}", Exit.usage)
     settings = load_settings()
     server = _server(tool, url, project, file, settings)
     known: set[str] = set()
@@ -115,7 +116,7 @@ def pull(
     for number, task in enumerate(tasks, 1):
         try:
             labels = list(FORMS[tool].labels(task))
-        except BadLabel as error:
+        except BadPair as error:
             found.refuse(f"task {number}: {error}")
             continue
         for label in labels:
@@ -124,12 +125,14 @@ def pull(
 
 
 def labelling_config(
-    kind: Annotated[str, typer.Argument(help="preference or rating.")] = PREFERENCE,
+    kind: Annotated[
+        str, typer.Argument(help="preference or rating.")
+    ] = AnnotationKind.preference.value,
 ) -> None:
     """Print the labelling interface that a Label Studio project for this kind needs."""
     if kind not in LABELLING_CONFIG:
         raise CliError(f"{kind}: give one of {', '.join(LABELLING_CONFIG)}", Exit.usage)
-    typer.echo(LABELLING_CONFIG[kind], nl=False)
+    typer.echo(LABELLING_CONFIG[AnnotationKind(kind)], nl=False)
 
 
 @dataclass(slots=True)

@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 
 from services.cli import annotation_tools, label_studio
 from services.cli.annotation_forms import (
-    QUESTIONS,
-    BadLabel,
     SidedItem,
     ToolLabel,
     argilla_labels,
@@ -23,6 +21,8 @@ from services.cli.annotation_forms import (
     label_studio_task,
 )
 from services.cli.errors import CliError, Exit
+from services.cli.pair_formats.pair import BadPair
+from shared.contracts.events.annotations import LABELS
 from tests.support.command import Ran, ratchet_here
 
 PREFERENCE = {
@@ -56,8 +56,8 @@ def argilla_said(record: dict[str, Any], kind: str, label: str, who: object) -> 
 
 @given(st.data(), st.booleans())
 def test_a_label_comes_back_as_it_was_given(data: st.DataObject, turned: bool) -> None:
-    kind = data.draw(st.sampled_from(sorted(QUESTIONS)))
-    label = data.draw(st.sampled_from(QUESTIONS[kind]))
+    kind = data.draw(st.sampled_from(sorted(LABELS)))
+    label = data.draw(st.sampled_from(LABELS[kind]))
     shown = SidedItem(PREFERENCE if kind == "preference" else RATING, turned)
     task = json.loads(json.dumps(label_studio_task(shown)))
     item_id = shown.item["item_id"]
@@ -95,7 +95,7 @@ def test_sides_are_as_told_and_no_version_is_named() -> None:
     ],
 )
 def test_a_task_that_is_none_of_ours_is_told(task: dict[str, Any], said: str) -> None:
-    with pytest.raises(BadLabel, match=said):
+    with pytest.raises(BadPair, match=said):
         list(label_studio_labels(task))
 
 
