@@ -11,6 +11,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -37,6 +38,14 @@ WRITE_BUFFER_BYTES = 32 * MIB
 the changelog."""
 BLOB_BYTES = 256
 """Values from this size on are kept apart from their keys, so that compaction does not copy them."""
+FIRST_LEVEL_BYTES = 32 * MIB
+FIRST_LEVEL_FILES = 8
+"""A write buffer leaves some 3 MiB of keys. Each time so many of them are merged into the first level,
+all of it is written anew, as traces are in no order: it is as large as they are together, not more."""
+GARBAGE_LIMIT, GARBAGE_LEFT = 0.5, 0.3
+"""Share of the values' bytes that no key leads to: from the first on, compaction also moves values until
+the second is left."""
+WRITES_BETWEEN_LOOKS = 256
 OPEN_FILES = 256
 BLOCK_BYTES = 16 * 1024
 BLOOM_BITS = 10
@@ -64,6 +73,8 @@ class RowDatabase:
         except Exception as error:
             self._lock.close()
             raise StateUnusable(self.path, error) from error
+        self._collecting = False
+        self._writes = 0
         self._unlogged = WriteOptions()
         self._unlogged.disable_wal = True  # pyright: ignore[reportAttributeAccessIssue] a property
 
@@ -96,6 +107,9 @@ class RowDatabase:
         """Apply a batch, whole or not at all."""
         try:
             self._db.write(batch, self._unlogged)
+            self._writes += 1
+            if self._writes % WRITES_BETWEEN_LOOKS == 0:
+                self._collect()
         except Exception as error:
             raise self._failure(error) from error
 
@@ -108,7 +122,11 @@ class RowDatabase:
 
     def disk_bytes(self) -> int:
         """Bytes of its files."""
-        return sum(entry.stat().st_size for entry in os.scandir(self.path) if entry.is_file())
+        held = 0
+        for entry in os.scandir(self.path):
+            with suppress(FileNotFoundError):  # RocksDB deletes what it has merged
+                held += entry.stat().st_size
+        return held
 
     def close(self) -> None:
         """Put on disk what is in memory, and let go of the directory."""
@@ -119,6 +137,20 @@ class RowDatabase:
         finally:
             del self._db  # RocksDB lets go of its own lock even where it could not write
             self._lock.close()
+
+    def _collect(self) -> None:
+        """Let compaction move values while too much of their files is garbage, and no longer.
+
+        Rows leave in the order in which they came, so that files of values become empty by themselves; moving
+        what is alive in them would write a growing history again and again. A tenant's budget or a withdrawn
+        text leaves holes instead.
+        """
+        held = self._db.property_int_value("rocksdb.live-blob-file-size") or 0
+        garbage = self._db.property_int_value("rocksdb.live-blob-file-garbage-size") or 0
+        collecting = garbage > held * (GARBAGE_LEFT if self._collecting else GARBAGE_LIMIT)
+        if collecting != self._collecting:
+            self._db.set_options({"blob_garbage_collection_age_cutoff": str(float(collecting))})
+            self._collecting = collecting
 
     def _restored(self) -> Rdict:
         """The database as it is, or a new one where it is damaged."""
@@ -152,13 +184,14 @@ class RowDatabase:
         options.set_memtable_prefix_bloom_ratio(MEMORY_BLOOM_SHARE)
         options.set_max_open_files(OPEN_FILES)
         options.set_max_background_jobs(2)
+        options.set_max_bytes_for_level_base(FIRST_LEVEL_BYTES)
+        options.set_level_zero_file_num_compaction_trigger(FIRST_LEVEL_FILES)
         options.set_enable_blob_files(True)
         options.set_min_blob_size(BLOB_BYTES)
         options.set_blob_compression_type(DBCompressionType.lz4())
-        # Rows leave in the order in which they came: the oldest half holds what can be freed.
         options.set_enable_blob_gc(True)
-        options.set_blob_gc_age_cutoff(0.5)
-        options.set_blob_gc_force_threshold(0.5)
+        options.set_blob_gc_age_cutoff(0.0)  # none; see _collect
+        options.set_blob_gc_force_threshold(GARBAGE_LEFT)
         options.set_keep_log_file_num(2)
         options.set_max_log_file_size(MIB)
         return Rdict(str(self.path), options=options)
