@@ -272,6 +272,7 @@ class Stack:
             self.down(delete_data=not self._keep)
 
     def _prepare_directory(self) -> None:
+        self.run_dir.mkdir(parents=True, exist_ok=True)
         if left := supervision.sweep(self.run_dir):
             self._say(f"ended {left} processes of an earlier stack in {self.run_dir}")
         names = {

@@ -69,8 +69,10 @@ def parse_json(body: bytes) -> Any:
         raise Malformed(f"the body is not JSON: {error}; send a JSON object in UTF-8") from None
 
 
-def read_submission(item: Any, *, clamp: bool = False) -> Submission | SignalSubmission:
+def read_submission(item: Any, *, clamp: bool | None = None) -> Submission | SignalSubmission:
     """Check one body, of feedback or of a signal, and bring its value into its type's form.
+
+    `clamp` as in `feedback_value`.
 
     Raises:
         Malformed: it is no JSON object.

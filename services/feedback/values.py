@@ -46,8 +46,10 @@ def json_kind(item: Any) -> str:
             return "an object"
 
 
-def feedback_value(kind: FeedbackType, value: Any, *, clamp: bool) -> Any:
+def feedback_value(kind: FeedbackType, value: Any, *, clamp: bool | None = None) -> Any:
     """Check the value of feedback and bring it into its type's form.
+
+    `clamp` says whether a rating beyond the scale is brought into it; None: its sender cannot ask for that.
 
     Raises:
         Invalid: it does not fit the type.
@@ -79,7 +81,7 @@ def feedback_value(kind: FeedbackType, value: Any, *, clamp: bool) -> Any:
             raise _bad_value(rule, "send the text itself")
 
 
-def _rating(value: Any, *, clamp: bool) -> int:
+def _rating(value: Any, *, clamp: bool | None) -> int:
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole:
         raise _bad_value("a rating is a whole number from 1 to 5", "send 1, 2, 3, 4 or 5")
@@ -87,10 +89,8 @@ def _rating(value: Any, *, clamp: bool) -> int:
     if clamp:
         return min(max(rating, MIN_RATING), MAX_RATING)
     if not MIN_RATING <= rating <= MAX_RATING:
-        raise _bad_value(
-            "a rating is a whole number from 1 to 5",
-            "send 1, 2, 3, 4 or 5, or ask for clamping with ?clamp=true",
-        )
+        asking = "" if clamp is None else ", or ask for clamping with ?clamp=true"
+        raise _bad_value("a rating is a whole number from 1 to 5", f"send 1, 2, 3, 4 or 5{asking}")
     return rating
 
 

@@ -157,8 +157,7 @@ def check_value(kind: FeedbackType, value: object) -> None:
         case FeedbackType.rating:
             if type(value) is not int or not 1 <= value <= 5:
                 raise ValueError(
-                    "value: a rating is a whole number from 1 to 5; "
-                    "to have it clamped, ask with ?clamp=true"
+                    "value: a rating is a whole number from 1 to 5; send 1, 2, 3, 4 or 5"
                 )
         case FeedbackType.text_correction:
             if not isinstance(value, Correction):

@@ -120,6 +120,7 @@ async def test_what_breaks_a_rule_is_rejected_with_field_and_rule(
     with pytest.raises(Reject, match=named) as caught:
         await handle(log, record_of(body))
     assert caught.value.reason == reason
+    assert "?" not in str(caught.value), "a record has no query to ask by"
     assert log.all(FEEDBACK) == []
 
 
