@@ -31,12 +31,13 @@ from services.rollout.routes import create_app, guarded
 from services.rollout.settings import RolloutSettings
 from services.rollout.shadow_results import ShadowResults
 from services.rollout.strategy import read
-from services.rollout.webhooks import Webhooks
+from services.rollout.webhooks import announce as announce_to
 from shared.clock import SystemClock
 from shared.contracts.events.rollouts import Decision
 from shared.http.local_guard import with_local_guard
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
+from shared.http.webhooks import Webhooks
 from shared.kafka.encrypted_log import encrypting
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
@@ -95,12 +96,12 @@ async def run(settings: RolloutSettings) -> None:
             "shadow results": shadow_results,
         }
         webhooks = Webhooks(
-            session, settings.webhook_urls, settings.webhook_secret, clock, registry
+            session, settings.webhook_urls, settings.webhook_secret, clock, metrics.webhooks
         )
         decision_spans = DecisionSpans(spans, versions.registry)
 
         def announce(decision: Decision) -> None:
-            webhooks.announce(decision)
+            announce_to(webhooks, decision)
             decision_spans.announce(decision)
 
         prometheus = _prometheus(session, settings)

@@ -99,6 +99,12 @@ class RolloutMetrics:
             "Values in Redis that nobody could read or had signed, replaced by the state of the log",
             registry=registry,
         )
+        self.webhooks = Counter(
+            "ratchet_rollout_webhooks",
+            "Transitions for webhooks, by what became of them",
+            ("outcome",),
+            registry=registry,
+        )
         self.leader = Gauge(
             "ratchet_rollout_leader", "1 where this replica decides", registry=registry
         )

@@ -12,13 +12,14 @@ from pydantic_settings import NoDecode
 from shared.credentials import read_secret
 from shared.observability.logging import Level
 from shared.settings import ServiceSettings, service_config, shared_name, split_list
+from shared.webhook_settings import WebhookSettings
 
 _URL = TypeAdapter(AnyHttpUrl)
 _MATCHER = r'\s*[a-zA-Z_][a-zA-Z0-9_]*\s*(?:=~|!~|!=|=)\s*"(?:[^"\\\n]|\\.)*"\s*'
 _MATCHERS = re.compile(f"{_MATCHER}(?:,{_MATCHER})*")
 
 
-class RolloutSettings(ServiceSettings):
+class RolloutSettings(ServiceSettings, WebhookSettings):
     """Settings of the rollout service. Durations are in seconds."""
 
     model_config = service_config("rollout")
@@ -63,12 +64,6 @@ class RolloutSettings(ServiceSettings):
     prometheus_ca_file: Path | None = Field(
         default=None, validation_alias=shared_name("prometheus_ca_file")
     )
-    webhook_urls: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), max_length=16, description="addresses that each transition is posted to"
-    )
-    webhook_secret_file: Path | None = Field(
-        default=None, description="the secret that webhooks are signed with"
-    )
     score_api_key_file: Path | None = Field(
         default=None, description="file with the API key (infer) by which answers are scored"
     )
@@ -78,12 +73,12 @@ class RolloutSettings(ServiceSettings):
         default=900.0, ge=0, description="how long series of an ended rollout stay"
     )
 
-    @field_validator("agents", "webhook_urls", mode="before")
+    @field_validator("agents", mode="before")
     @classmethod
     def _split_lists(cls, value: object) -> object:
         return split_list(value)
 
-    @field_validator("agents", "webhook_urls")
+    @field_validator("agents")
     @classmethod
     def _check_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for url in value:
@@ -100,25 +95,6 @@ class RolloutSettings(ServiceSettings):
                 'double quotes; write for example namespace="prod",cluster=~"eu-.*"'
             )
         return text
-
-    @model_validator(mode="after")
-    def _check_webhooks(self) -> Self:
-        if bool(self.webhook_urls) != bool(self.webhook_secret_file):
-            raise ValueError(
-                "RATCHET_ROLLOUT_WEBHOOK_URLS: must be set together with "
-                "RATCHET_ROLLOUT_WEBHOOK_SECRET_FILE, as every webhook is signed"
-            )
-        return self
-
-    def webhook_secret(self) -> str:
-        """The secret that webhooks are signed with, as the file has it now.
-
-        Raises:
-            CredentialsUnreadable: the file cannot be read.
-
-        """
-        assert self.webhook_secret_file is not None
-        return read_secret(self.webhook_secret_file, "RATCHET_ROLLOUT_WEBHOOK_SECRET_FILE")
 
     def score_headers(self) -> dict[str, str]:
         """Headers of a request for scores, with the key as the file has it now.
