@@ -201,6 +201,7 @@ def test_media_store_and_endpoints_are_reached_where_they_are_set(folder: Path) 
     assert storage == {"router", "feedback", "inference", "training"}
     assert {name for name in components if ports[name] >= {443, 8443}} == {
         "router",
+        "rollout",
         "inference",
         "report",
     }

@@ -164,6 +164,7 @@ SETS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
             "storage": {"media": "s3://ratchet/media"},
             "services": {
                 "router": {"env": {"RATCHET_ROUTER_OUTPUT_MODERATION_URL": "https://guard"}},
+                "rollout": {"env": {"RATCHET_ROLLOUT_WEBHOOK_URLS": "https://chat:8443/hook"}},
                 "inference": {
                     "env": {
                         "RATCHET_INFERENCE_MODERATION_CRITIC": "reviewer",
