@@ -218,4 +218,4 @@ async def _from_log(
             UnreadableRecord, ValueError
         ):  # unpaired examples, and what nobody could read
             week.add(decode(record.headers, record.value, models))
-    return week.report(registry.versions(model), target)
+    return week.report(registry.versions(model), target, datetime.now(UTC))

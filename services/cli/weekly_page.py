@@ -28,7 +28,7 @@ def markdown(report: Weekly) -> str:
         "",
         "## Preferences",
         "",
-        f"{pairs.total} pairs of {report.target} ({pairs.total / report.target:.0%}).",
+        f"{pairs.total} pairs of {report.target} ({pairs.total / report.target:.0%}){report.outlook}.",
         "",
         *_table(("day", "pairs"), pairs.per_day.items()),
         *_table(("source", "pairs"), pairs.by_source.items()),

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from shared.contracts.events.preferences import PreferencePair
 
 WEEK = timedelta(days=7)
+FORECAST_AFTER = timedelta(days=1)
+"""Time of a week before its pace says anything of its end."""
 NO_TARGET = ("", ">", float("-inf"))
 SIGNALS = {
     "implied_satisfaction": "Implied satisfaction",
@@ -134,6 +136,8 @@ class Weekly:
     versions: tuple[dict[str, str], ...]
     rollouts: tuple[dict[str, str], ...]
     trainings: tuple[dict[str, str], ...]
+    forecast: int | None = None
+    """Pairs at the week's end at its pace so far; None of a week that is over or has just begun."""
     figures: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     errors: dict[str, float] = field(default_factory=dict[str, float])
     trajectories: Mapping[str, Sequence[TrajectoryRow]] = field(
@@ -152,12 +156,18 @@ class Weekly:
     missing: str = ""
     """Why the figures of Prometheus are missing; empty where they are there."""
 
+    @property
+    def outlook(self) -> str:
+        """What the week will end with at its pace so far; empty where that says nothing."""
+        return "" if self.forecast is None else f", about {self.forecast} by its end at this pace"
+
     def actions(self) -> list[str]:
         """What to do next, with the reason."""
         pairs, found = self.preferences, list[str]()
         if pairs.total < self.target:
             found.append(
-                f"Collect {self.target - pairs.total} more pairs: {pairs.total} of {self.target}."
+                f"Collect {self.target - pairs.total} more pairs: {pairs.total} of {self.target}"
+                f"{self.outlook}."
             )
         if pairs.total and pairs.short_chosen > pairs.total / 10:
             found.append(
@@ -189,6 +199,11 @@ class Weekly:
         if self.missing:
             found.append(f"Bring Prometheus back: {self.missing}.")
         return found or ["Nothing: every target was met."]
+
+
+def forecast_of(collected: int, elapsed: timedelta) -> int | None:
+    """Pairs at a week's end at its pace so far; None before FORECAST_AFTER, which says too little."""
+    return None if elapsed < FORECAST_AFTER else (collected * WEEK) // elapsed
 
 
 def week_of(day: str, now: datetime) -> tuple[datetime, datetime]:

@@ -12,7 +12,7 @@ from shared.contracts.events.training import TrainingProgress, TrainingRequested
 from shared.contracts.events.versions import SettingsRecord, VersionRecord
 from shared.registry.training_jobs import jobs_of
 from shared.registry.versions import Version
-from shared.reports.weekly import Weekly, count_preferences
+from shared.reports.weekly import Weekly, count_preferences, forecast_of
 
 WeekEvent = PreferencePair | PreferenceRetracted | TrainingRequested | TrainingProgress | Decision
 
@@ -44,18 +44,21 @@ class WeekEvents:
             case _:
                 pass
 
-    def report(self, versions: Iterable[Version], target: int) -> Weekly:
+    def report(self, versions: Iterable[Version], target: int, now: datetime) -> Weekly:
         """The report, without figures of live traffic; `versions` are the registry's."""
         registered = [
             version_row(one.record, one.lifecycle.value)
             for one in versions
             if self._concerns(one.record.model, one.record.created_at)
         ]
+        counted = count_preferences(self._pairs, self._retracted, self._start)
+        under_way = now < self._end
         return Weekly(
             start=self._start.date(),
             end=self._end.date(),
             target=target,
-            preferences=count_preferences(self._pairs, self._retracted, self._start),
+            preferences=counted,
+            forecast=forecast_of(counted.total, now - self._start) if under_way else None,
             versions=tuple(registered),
             rollouts=tuple(rollout_rows(self._decisions)),
             trainings=tuple(training_rows(self._jobs, self._start, self._end, self._is_about)),

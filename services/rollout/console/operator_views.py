@@ -183,7 +183,8 @@ class OperatorViews:
         ]
         names = {version.record.version for version in versions}
         days = [one for one in daily_figures(await self._whole_days()) if one["version"] in names]
-        return {**await week_report(week, decisions, versions, days, target), "whole": whole}
+        now = self._clock.now()
+        return {**await week_report(week, decisions, versions, days, target, now), "whole": whole}
 
     async def _whole_days(self) -> list[QualityWindow]:
         def whole_day(record: Record) -> bool:

@@ -51,12 +51,13 @@ async def week_report(
     versions: Iterable[Version],
     days: Iterable[Mapping[str, Any]],
     target: int,
+    now: datetime,
 ) -> dict[str, Any]:
     """The report as JSON has it, with next actions; `days` as `daily_figures` gives them."""
     for decision in decisions:
         week.add(decision)
     # Some ten thousand pairs take a second to count, in which the controller must not stand still.
-    report = await asyncio.to_thread(week.report, list(versions), target)
+    report = await asyncio.to_thread(week.report, list(versions), target, now)
     report = with_figures(report, days)
     return {**asdict(report), "actions": report.actions()}
 

@@ -21,7 +21,7 @@ from shared.reports.weekly import (
     count_preferences,
     week_of,
 )
-from shared.reports.weekly_events import rollout_rows
+from shared.reports.weekly_events import WeekEvents, rollout_rows
 
 MONDAY = datetime(2026, 11, 23, tzinfo=UTC)
 
@@ -65,6 +65,20 @@ def test_what_no_person_chose_meets_no_target_and_stands_by_its_source() -> None
     found = report([pair(1), pair(2, source="synthetic", chosen_version="a")]).preferences
     assert (found.total, found.mean_length) == (1, {})
     assert found.by_source == {"vote": 1, "synthetic": 1}
+
+
+@pytest.mark.parametrize(
+    ("hours", "forecast"), [(23, None), (24, 14), (84, 4), (167, 2), (168, None), (900, None)]
+)
+def test_a_week_under_way_says_what_its_pace_brings(hours: float, forecast: int | None) -> None:
+    week = WeekEvents(MONDAY, MONDAY + timedelta(days=7), lambda _: True)
+    for number in (1, 2):
+        week.add(pair(number))
+    found = week.report((), 20, MONDAY + timedelta(hours=hours))
+    assert found.forecast == forecast
+    outlook = f", about {forecast} by its end at this pace" if forecast is not None else ""
+    assert found.actions()[0] == f"Collect 18 more pairs: 2 of 20{outlook}."
+    assert f"2 pairs of 20 (10%){outlook}." in markdown(found)
 
 
 def test_win_rate_and_mean_length_are_by_version() -> None:

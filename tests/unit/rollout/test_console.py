@@ -237,7 +237,9 @@ async def test_the_weeks_report_counts_what_the_week_brought(
     assert [(one["version"], one["wins"]) for one in pairs["duels"]] == [("v1", 0), ("v2", 3)]
     assert report["figures"] == {"v1": {"feedback_rate": 0.02}}
     assert [one["version"] for one in report["versions"]] == ["v1", "v2"]
-    assert report["actions"][0] == "Collect 7 more pairs: 3 of 10."
+    assert report["actions"][0] == (
+        "Collect 7 more pairs: 3 of 10, about 3 by its end at this pace."
+    )
     assert report["whole"]
     before = await http.get("/v1/reports/weekly", params={"week": "2020-01-01"})
     assert sum(before.json()["preferences"]["per_day"].values()) == 0

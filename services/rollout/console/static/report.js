@@ -14,7 +14,7 @@ export function drawReport(report) {
   return [
     element("h2", {}, `${report.start} up to ${report.end}`),
     facts({ Pairs: `${total.toLocaleString()} of ${report.target.toLocaleString()} (${percent(total / report.target, 0)})`,
-      "Taken back": pairs.retracted }),
+      "At its end, at this pace": report.forecast?.toLocaleString() ?? "", "Taken back": pairs.retracted }),
     report.whole ? null : element("p", { class: "held" },
       "The week has more records than a page reads, so older ones are missing here: ratchet report weekly counts all."),
     titled("Next actions", element("ol", {}, ...report.actions.map((one) => element("li", {}, one)))),
