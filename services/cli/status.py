@@ -27,6 +27,17 @@ PENDING = (
     ("training", "ratchet_training_run_progress_ratio", "progress of the training run"),
     (
         "training",
+        'ratchet_training_week_pairs{figure="target"}',
+        "pairs that the week should bring",
+    ),
+    ("training", 'ratchet_training_week_pairs{figure="collected"}', "pairs since Monday (UTC)"),
+    (
+        "training",
+        'ratchet_training_week_pairs{figure="forecast"}',
+        "pairs at the week's end, at its pace so far",
+    ),
+    (
+        "training",
         'ratchet_training_missing_rows{kind="pairs"}',
         "pairs missing for the next training",
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+import aiohttp
 import uvloop
 from prometheus_client import CollectorRegistry
 
@@ -11,6 +12,7 @@ from services.training.dataset_store import DatasetStore
 from services.training.erasure import DatasetEraser
 from services.training.jobs import JobQueue
 from services.training.metrics import TrainingMetrics
+from services.training.reminder_sender import ReminderSender
 from services.training.runner import Runner
 from services.training.scheduler import Scheduler
 from services.training.settings import TrainingSettings
@@ -19,6 +21,7 @@ from shared.clock import SystemClock
 from shared.http.detector import detector_of
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
+from shared.http.webhooks import Webhooks
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.encrypted_log import encrypting
 from shared.kafka.producer import KafkaLog
@@ -61,6 +64,11 @@ async def run(settings: TrainingSettings) -> None:
         spans=spans,
         redact=redact,
     )
+    session = aiohttp.ClientSession()
+    webhooks = Webhooks(
+        session, settings.webhook_urls, settings.webhook_secret, clock, metrics.webhooks
+    )
+    reminders = ReminderSender(log, webhooks, clock) if settings.webhook_urls else None
     scheduler = Scheduler(
         event_log=log,
         queue=queue,
@@ -69,6 +77,7 @@ async def run(settings: TrainingSettings) -> None:
         settings=settings,
         metrics=metrics,
         clock=clock,
+        remind=reminders.note if reminders else None,
     )
     eraser = DatasetEraser(log, versions, store, runner.jobs, clock)
     letters = DeadLetters(log, service="training", redact=redact, metrics=registry, clock=clock)
@@ -93,6 +102,9 @@ async def run(settings: TrainingSettings) -> None:
     background.start("pairs", scheduler.count())
     background.start("erasures", eraser.follow())
     background.start("work", worker.work())
+    if reminders:
+        background.start("reminders", reminders.run())
+        background.start("webhooks", webhooks.run())
     health.alive("tasks", background.ended)
     try:
         await serve(
@@ -106,6 +118,7 @@ async def run(settings: TrainingSettings) -> None:
         background.cancel()
         await background.finish(FINISH_TIMEOUT_S)
         await log.stop()
+        await session.close()
         if detector is not None:
             await detector.close()
         spans.close()

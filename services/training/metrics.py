@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from services.training.jobs import FINAL
+from services.training.plans import WeekProgress
 from shared.contracts.events.training import TrainingMethod
 
 
@@ -43,6 +44,19 @@ class TrainingMetrics:
             "for the judge), heldout_pairs, category_pairs (of the plan's coverage), days (of its "
             "cadence).",
             ("model", "kind"),
+            registry=registry,
+        )
+        self.week_pairs = Gauge(
+            "ratchet_training_week_pairs",
+            "Trainable pairs of people since Monday (UTC), by figure: collected, forecast (at the "
+            "week's end at its pace; none on its first day), target (of the collection plan).",
+            ("model", "figure"),
+            registry=registry,
+        )
+        self.webhooks = Counter(
+            "ratchet_training_webhooks_total",
+            "Reminders for webhooks, by what became of them.",
+            ("outcome",),
             registry=registry,
         )
         self.reward = Gauge(
@@ -86,6 +100,15 @@ class TrainingMetrics:
             self.progress.labels(method.value)
             for phase in FINAL:
                 self.runs.labels(method.value, phase.value)
+
+    def show_week(self, model: str, week: WeekProgress) -> None:
+        """Export a week's progress; a week that has no forecast yet exports none."""
+        self.week_pairs.labels(model, "collected").set(week.collected)
+        self.week_pairs.labels(model, "target").set(week.target)
+        if week.forecast is None:
+            self.week_pairs.remove_by_labels({"model": model, "figure": "forecast"})
+        else:
+            self.week_pairs.labels(model, "forecast").set(week.forecast)
 
     def note_judge(self, model: str, figures: Mapping[str, float]) -> None:
         """Count a job by what judged its last candidate; one without a judge does not count."""

@@ -1,13 +1,16 @@
-"""Collection plans and their training cadence (requirement P6). Pure."""
+"""Collection plans, their training cadence, and a week's pairs against them (requirement P6). Pure."""
 
 # pyright: strict
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from shared.reports.weekly import forecast_of
 
 PlanName = Literal["startup", "growth", "mature"]
 
@@ -22,9 +25,10 @@ class CollectionPlan(BaseModel):
     per_category: int = Field(default=0, ge=0, description="new pairs of each category")
     categories: tuple[str, ...] = ()
 
-    def missing_of_categories(self, pairs: Mapping[str, int]) -> int:
-        """How many pairs the plan's categories still lack, together."""
-        return sum(max(0, self.per_category - pairs.get(name, 0)) for name in self.categories)
+    def missing_by_category(self, pairs: Mapping[str, int]) -> dict[str, int]:
+        """How many pairs each of the plan's categories still lacks; those that lack some."""
+        lacks = {name: self.per_category - pairs.get(name, 0) for name in self.categories}
+        return {name: count for name, count in lacks.items() if count > 0}
 
     def days_left(self, last_version_at: datetime | None, now: datetime) -> float:
         """Days until the cadence allows a training; 0 where it does, and before the first version."""
@@ -39,3 +43,37 @@ PLANS: Mapping[PlanName, CollectionPlan] = {
     "growth": CollectionPlan(pairs=200, every_days=14, weekly=300),
     "mature": CollectionPlan(pairs=300, every_days=30, weekly=500),
 }
+
+
+@dataclass(frozen=True)
+class WeekProgress:
+    """The pairs of a week, from Monday in UTC, against the plan's weekly target."""
+
+    monday: date
+    collected: int
+    target: int
+    elapsed: timedelta
+    """Since the week began."""
+
+    @property
+    def forecast(self) -> int | None:
+        """Pairs at the week's end at its pace so far; None on its first day."""
+        return forecast_of(self.collected, self.elapsed)
+
+    @property
+    def behind(self) -> int:
+        """How many pairs the week will lack at its pace so far; 0 where it says nothing yet."""
+        return 0 if self.forecast is None else max(0, self.target - self.forecast)
+
+
+def monday_of(now: datetime) -> date:
+    """The Monday, in UTC, of the week that a time is in."""
+    today = now.astimezone(UTC).date()
+    return today - timedelta(days=today.weekday())
+
+
+def week_progress(collected: int, target: int, now: datetime) -> WeekProgress:
+    """The present week's progress; `collected` are its pairs so far."""
+    monday = monday_of(now)
+    elapsed = now - datetime.combine(monday, time(), UTC)
+    return WeekProgress(monday, collected, target, elapsed)

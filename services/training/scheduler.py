@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from datetime import datetime
+from collections.abc import Callable
+from datetime import date, datetime
 
 import structlog
 
@@ -14,6 +15,8 @@ from services.training.dataset_store import DatasetStore
 from services.training.errors import StoreUnavailable
 from services.training.jobs import JobQueue
 from services.training.metrics import TrainingMetrics
+from services.training.plans import monday_of, week_progress
+from services.training.reminders import CollectionStatus
 from services.training.reward_schedule import RewardInputs, decide_reward, drift, reward_wait
 from services.training.settings import TrainingSettings
 from services.training.snapshot import MODELS, Offsets, place
@@ -35,6 +38,9 @@ LOOK_INTERVAL_S = 60.0
 """How often the store is asked for snapshots that another replica may have made, and all pairs are
 looked at for drift."""
 
+WHOLE_S = 30.0
+"""Age of the pairs up to which a count of them is whole enough to remind people by."""
+
 
 class Scheduler:
     """Counts new pairs and asks for a job when the decision says so."""
@@ -49,7 +55,10 @@ class Scheduler:
         settings: TrainingSettings,
         metrics: TrainingMetrics,
         clock: Clock,
+        remind: Callable[[CollectionStatus], None] | None = None,
     ) -> None:
+        """`remind` is told where the collection plan stands, at each look while it is on."""
+        self._remind = remind
         self._log = event_log
         self._queue = queue
         self._registry = registry
@@ -61,8 +70,10 @@ class Scheduler:
         self._counting = asyncio.Lock()
         """Held while a thread counts, and no event is applied."""
         self._counts: PairCounts | None = None
-        self._counts_of: list[Offsets] = []
+        self._counts_of: tuple[Offsets, Offsets, date] | None = None
         self._recount_at = -math.inf
+        self._counted_all = False
+        """Whether the last count had all pairs of the log: not at a start, nor without Kafka."""
         self._tail = event_log.tail(PREFERENCES)
         self._why = ""
         self._snapshots: list[Manifest] = []
@@ -134,9 +145,13 @@ class Scheduler:
             return False
         last = snapshots[-1] if snapshots else None
         trained = self._trained(snapshots)
-        counts = await self._counted(trained, last.offsets if last else {})
+        now = self._clock.now()
+        counts = await self._counted(trained, last.offsets if last else {}, monday_of(now))
         self._metrics.new_pairs.labels(settings.model).set(counts.new.total())
         plan = settings.collection_plan
+        week = week_progress(counts.week, plan.weekly, now)
+        self._metrics.show_week(settings.model, week)
+        categories = plan.missing_by_category(counts.new)
         inputs = TriggerInputs(
             model=settings.model,
             new_pairs=counts.new.total(),
@@ -148,12 +163,14 @@ class Scheduler:
             algorithm=settings.algorithm,
             heldout_pairs=counts.heldout,
             fresh_pairs=counts.fresh,
-            category_pairs_missing=plan.missing_of_categories(counts.new),
-            days_left=plan.days_left(self._last_version_at(), self._clock.now()),
+            category_pairs_missing=sum(categories.values()),
+            days_left=plan.days_left(self._last_version_at(), now),
         )
         for kind, rows in inputs.missing.items():
             self._metrics.missing.labels(settings.model, kind).set(rows)
-        job, why = decide(inputs, self._queue, self._registry.registry, self._clock.now())
+        if self._remind is not None and plan.pairs > 0 and self._counted_all:
+            self._remind(CollectionStatus(settings.model, week, inputs.missing, categories))
+        job, why = decide(inputs, self._queue, self._registry.registry, now)
         if job is None:
             kind = why.strip("0123456789")
             if kind != self._why:
@@ -182,14 +199,15 @@ class Scheduler:
         ]
         return max(times, default=None)
 
-    async def _counted(self, trained: Offsets, newest: Offsets) -> PairCounts:
+    async def _counted(self, trained: Offsets, newest: Offsets, monday: date) -> PairCounts:
         """Count the pairs, in a thread: there may be millions."""
-        now, of = self._clock.monotonic(), [trained, newest]
+        now, of = self._clock.monotonic(), (trained, newest, monday)
         if self._counts is not None and of == self._counts_of and now < self._recount_at:
             return self._counts
+        self._counted_all = self.age_s() <= WHOLE_S
         async with self._counting:
             self._pairs.forget(trained)
-            self._counts = await asyncio.to_thread(self._pairs.counts, newest)
+            self._counts = await asyncio.to_thread(self._pairs.counts, newest, monday)
         self._counts_of = of
         ended = self._clock.monotonic()
         self._recount_at = ended + RECOUNT_REST * (ended - now)

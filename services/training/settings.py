@@ -14,9 +14,10 @@ from services.training.sides import DatasetRules
 from shared.contracts.events.base import ModelName
 from shared.contracts.recipes import HYPERPARAMETERS, parse
 from shared.settings import ServiceSettings, service_config, shared_name, split_list
+from shared.webhook_settings import WebhookSettings
 
 
-class TrainingSettings(ServiceSettings):
+class TrainingSettings(ServiceSettings, WebhookSettings):
     """How training runs, when it starts by itself, and what a release must be like."""
 
     model_config = service_config("training")

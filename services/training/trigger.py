@@ -11,7 +11,7 @@ import pickle
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 
 from services.training.dataset_rows import answer_of, pair_of
@@ -57,6 +57,8 @@ class _CountedPair(NamedTuple):
     """Of the better answer."""
     label: bool | None = None
     """Of a single answer: two of them, good and bad, teach a judge that has no vote."""
+    day: int = 0
+    """Ordinal of the UTC date on which it was made."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class PairCounts:
     """Held out for the evaluation, old ones included."""
     judged: int
     """Of the judge, old ones included."""
+    week: int
+    """Made by people since the Monday asked about, whichever side they are on."""
 
 
 class PairCounter:
@@ -106,6 +110,7 @@ class PairCounter:
                         offset=offset,
                         judges=not pair.machine_made,
                         chars=len(pair.chosen),
+                        day=_day_of(event),
                     )
                     self._put(event.pair_id, counted)
             case UnpairedExample() if event.model == self._model and self._labelled:
@@ -122,6 +127,7 @@ class PairCounter:
                         offset=offset,
                         judges=False,
                         label=answer.label,
+                        day=_day_of(event),
                     )
                     self._put(event.pair_id, counted)
             case PreferenceRetracted():
@@ -138,14 +144,20 @@ class PairCounter:
         for stored in self._pairs.values():
             yield _CountedPair(*pickle.loads(stored))  # noqa: S301 - nobody else can write it
 
-    def counts(self, offsets: Offsets) -> PairCounts:
+    def counts(self, offsets: Offsets, monday: date) -> PairCounts:
         """All that a decision asks; `offsets` are those of the newest snapshot.
 
         Raises:
             DiskFull: there is no room below TMPDIR.
 
         """
-        return PairCounts(self.by_category(), self.since(offsets), self.heldout, self.judged)
+        return PairCounts(
+            self.by_category(),
+            self.since(offsets),
+            self.heldout,
+            self.judged,
+            self.made_since(monday),
+        )
 
     def forget(self, offsets: Offsets) -> None:
         """Count no longer the pairs that a snapshot up to these offsets has."""
@@ -189,6 +201,14 @@ class PairCounter:
         good = sum(pair.label is True for pair in judge)
         return min(good, sum(pair.label is False for pair in judge))
 
+    def made_since(self, day: date) -> int:
+        """How many trainable rows people made on this UTC date and later."""
+        first = day.toordinal()
+        return sum(
+            pair.day >= first and (pair.judges or pair.label is not None)
+            for pair in self._counted()
+        )
+
     def shapes(self, offsets: Offsets) -> tuple[PairShapes, PairShapes]:
         """Categories and lengths of people's pairs, those before these offsets and those since."""
         before, since = PairShapes(), PairShapes()
@@ -204,6 +224,10 @@ class PairCounter:
             trainable, judged = set_apart(self._counted(), self._rules)
             self._sides = assign(trainable, judged, self._rules)
         return self._sides
+
+
+def _day_of(event: PreferencePair | UnpairedExample) -> int:
+    return event.created_at.astimezone(UTC).toordinal()
 
 
 @dataclass(frozen=True)

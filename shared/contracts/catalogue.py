@@ -16,6 +16,7 @@ from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted, UnpairedExample
 from shared.contracts.events.quality import ExampleJoined, QualityWindow, Tick
 from shared.contracts.events.rated import RatedAnswer, RatedScore
+from shared.contracts.events.reminders import ReminderClaimed
 from shared.contracts.events.rollouts import Decision, LeaderElected
 from shared.contracts.events.signals import SignalObserved
 from shared.contracts.events.training import (
@@ -59,6 +60,7 @@ EVENTS: tuple[type[Event], ...] = (
     TrainingRequested,
     TrainingCancelled,
     TrainingProgress,
+    ReminderClaimed,
     DeadLetter,
     VersionRecord,
     SettingsEvaluation,

@@ -203,6 +203,7 @@ def test_media_store_and_endpoints_are_reached_where_they_are_set(folder: Path) 
         "router",
         "rollout",
         "inference",
+        "training",
         "report",
     }
     default = objects_of("network-policies", folder)

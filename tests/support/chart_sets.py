@@ -165,6 +165,7 @@ SETS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
             "services": {
                 "router": {"env": {"RATCHET_ROUTER_OUTPUT_MODERATION_URL": "https://guard"}},
                 "rollout": {"env": {"RATCHET_ROLLOUT_WEBHOOK_URLS": "https://chat:8443/hook"}},
+                "training": {"env": {"RATCHET_TRAINING_WEBHOOK_URLS": "https://chat:8443/hook"}},
                 "inference": {
                     "env": {
                         "RATCHET_INFERENCE_MODERATION_CRITIC": "reviewer",

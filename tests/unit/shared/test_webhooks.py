@@ -24,9 +24,7 @@ class Deliveries:
         self.receiver = receiver
         self.registry = CollectorRegistry()
         counter = Counter("deliveries", "by outcome", ("outcome",), registry=self.registry)
-        self.webhooks = Webhooks(
-            session, (receiver.url,), lambda: SECRET, SystemClock(), counter
-        )
+        self.webhooks = Webhooks(session, (receiver.url,), lambda: SECRET, SystemClock(), counter)
 
     def post(self, number: int = 0) -> None:
         self.webhooks.post(f"d:{number}", {"number": number})

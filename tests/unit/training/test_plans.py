@@ -39,7 +39,7 @@ def test_the_plans_are_those_of_the_requirement(
 def test_without_a_plan_the_number_of_pairs_alone_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RATCHET_TRAINING_MIN_PAIRS", "40")
     plan = TrainingSettings().collection_plan
-    assert (plan.pairs, plan.days_left(NOW, NOW), plan.missing_of_categories({})) == (40, 0.0, 0)
+    assert (plan.pairs, plan.days_left(NOW, NOW), plan.missing_by_category({})) == (40, 0.0, {})
 
 
 def test_the_cadence_counts_from_the_last_version() -> None:
@@ -51,7 +51,8 @@ def test_the_cadence_counts_from_the_last_version() -> None:
 
 def test_coverage_is_what_each_category_lacks() -> None:
     plan = CollectionPlan(pairs=1, categories=("creative", "comparison"), per_category=10)
-    assert plan.missing_of_categories({"creative": 12, "comparison": 4, "other": 99}) == 6
+    counted = {"creative": 12, "comparison": 4, "other": 99}
+    assert plan.missing_by_category(counted) == {"comparison": 6}
 
 
 @pytest.mark.parametrize(("lacks", "why"), [

@@ -349,7 +349,7 @@ def test_pairs_on_disk_count_as_pairs_in_memory_do(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(spill, "SPILL_ROWS", in_memory)
         counter = counter_of(history(200))
         counter.forget({"p/0": 50, "p/1": 60})
-        counts = counter.counts(newest)
+        counts = counter.counts(newest, NOW.date())
         assert counts.new.total() == len(counter) > counts.fresh > 0
         assert min(counts.heldout, counts.judged, len(counts.new)) > 0
         found.append((counts, counter.shapes(newest)))

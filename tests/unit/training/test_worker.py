@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -14,6 +14,7 @@ from services.training.dataset_store import DatasetStore
 from services.training.erasure import DatasetEraser
 from services.training.jobs import JobQueue
 from services.training.metrics import TrainingMetrics
+from services.training.reminders import CollectionStatus
 from services.training.runner import Runner
 from services.training.scheduler import Scheduler
 from services.training.worker import TrainingWorker
@@ -30,7 +31,10 @@ from tests.unit.training.harness import V10, TrainingHarness
 
 @contextlib.asynccontextmanager
 async def at_work(
-    harness: TrainingHarness, *, min_pairs: int = 0
+    harness: TrainingHarness,
+    *,
+    min_pairs: int = 0,
+    remind: Callable[[CollectionStatus], None] | None = None,
 ) -> AsyncIterator[CollectorRegistry]:
     """All of the service but its ops routes."""
     settings = harness.settings.model_copy(
@@ -56,6 +60,7 @@ async def at_work(
         settings=settings,
         metrics=metrics,
         clock=clock,
+        remind=remind,
     )
     eraser = DatasetEraser(harness.log, versions, store, runner.jobs, clock)
     worker = TrainingWorker(
