@@ -33,6 +33,7 @@ from services.cli import (
 )
 from services.cli.errors import CliError, Exit
 from services.cli.examples import end_helps_with_examples
+from services.cli.output import offer_formats
 from services.cli.version import print_version
 
 GROUPS = {
@@ -68,7 +69,7 @@ def help_style(columns: int) -> Literal["rich"] | None:
 app = typer.Typer(
     name="ratchet",
     help="Operate a Ratchet: see what runs, steer rollouts, start training.",
-    epilog="Tables come as JSON with --json. Example: ratchet status --json",
+    epilog="Tables come as JSON or YAML with --output. Example: ratchet status --output yaml",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=help_style(shutil.get_terminal_size().columns),
@@ -79,6 +80,7 @@ app.command("doctor")(doctor.doctor)
 for name, group in GROUPS.items():
     app.add_typer(group, name=name)
 end_helps_with_examples(app)
+offer_formats(app)
 
 
 @app.callback()

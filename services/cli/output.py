@@ -1,12 +1,15 @@
-"""Output of the command: JSON for programs, tables for people."""
+"""Output of the command: JSON or YAML for programs, tables for people."""
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import wraps
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -28,11 +31,50 @@ NOT_YET = "not there yet"
 """Name of the line with fields that come later."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Format: TypeAlias = Literal["table", "json", "yaml"]
+AsFormat = Annotated[Format, typer.Option("--output", help="Print in this form.")]
+_FORMAT: ContextVar[Format] = ContextVar("format", default="json")
+
+
+def offer_formats(app: typer.Typer) -> None:
+    """Give every command below `app` that takes --json the option --output, too."""
+    for command in app.registered_commands:
+        if command.callback and "as_json" in inspect.signature(command.callback).parameters:
+            command.callback = _in_a_format(command.callback)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            offer_formats(group.typer_instance)
+
+
+def _in_a_format(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with one option more, by which `print_json` prints what it is handed."""
+
+    @wraps(callback)
+    def command(*, as_json: bool, output: Format, **given: Any) -> Any:
+        token = _FORMAT.set("yaml" if output == "yaml" else "json")
+        try:
+            return callback(**given, as_json=as_json or output != "table")
+        finally:
+            _FORMAT.reset(token)
+
+    signature = inspect.signature(callback, eval_str=True)
+    option = inspect.Parameter(
+        "output", inspect.Parameter.KEYWORD_ONLY, default="table", annotation=AsFormat
+    )
+    offered = signature.replace(parameters=[*signature.parameters.values(), option])
+    vars(command)["__signature__"] = offered
+    return command
 
 
 def print_json(data: Any) -> None:
-    """One JSON document on standard output."""
-    typer.echo(json.dumps(data, ensure_ascii=False, indent=2, default=str))
+    """One document on standard output: JSON, or YAML where --output asks for it."""
+    text = json.dumps(data, ensure_ascii=False, indent=2, default=str)
+    if _FORMAT.get() == "json":
+        typer.echo(text)
+        return
+    import yaml
+
+    typer.echo(yaml.safe_dump(json.loads(text), sort_keys=False, allow_unicode=True), nl=False)
 
 
 def print_table(

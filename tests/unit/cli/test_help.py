@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shlex
@@ -136,13 +137,17 @@ def test_the_version_is_that_of_the_package_and_of_the_chart() -> None:
     assert project["version"] == chart["appVersion"] == VERSION
 
 
-def test_what_prints_a_table_prints_json_too() -> None:
-    assert "--json" in ROOT.epilog
+def test_what_prints_a_table_prints_json_and_yaml_too() -> None:
+    assert "--output" in ROOT.epilog
+    tables = 0
     for command in commands_of(ROOT):
-        names = command.callback.__code__.co_names
-        if {"print_table", "print_fields"} & set(names):
-            options = {name for parameter in command.params for name in parameter.opts}
-            assert "--json" in options, command.name
+        names = inspect.unwrap(command.callback).__code__.co_names
+        options = {name for parameter in command.params for name in parameter.opts}
+        assert ("--json" in options) == ("--output" in options), command.name
+        if {"print_table", "print_fields", "print_known"} & set(names):
+            tables += 1
+            assert {"--json", "--output"} <= options, command.name
+    assert tables
 
 
 def test_the_shell_completes_commands() -> None:

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import ast
 import io
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
+from typer.testing import CliRunner
 
-from services.cli.output import print_known, print_table, table_of
+from services.cli.output import (
+    AsJson,
+    offer_formats,
+    print_fields,
+    print_json,
+    print_known,
+    print_table,
+    table_of,
+)
 
 CLI = Path(__file__).parents[3] / "services" / "cli"
 WIDTHS = (60, 80, 100, 200)
@@ -175,3 +188,43 @@ def test_a_sparse_table_has_no_column_without_a_value(capsys: pytest.CaptureFixt
     assert "version" in capsys.readouterr().out
     print_table("Jobs", ("job", "version"), [], sparse=True)
     assert capsys.readouterr().out == "Jobs: none\n"
+
+
+SHOWN = {"name": "Zoë", "parts": [{"at": "2026-11-26", "share": 0.5}], "missing": None}
+
+
+def show(*, as_json: AsJson = False) -> None:
+    """Show."""
+    (print_json if as_json else lambda data: print_fields("shown", data))(SHOWN)
+
+
+@pytest.mark.parametrize(
+    ("options", "read"),
+    [
+        (("--json",), json.loads),
+        (("--output", "json"), json.loads),
+        (("--output", "yaml"), yaml.safe_load),
+        (("--output", "yaml", "--json"), yaml.safe_load),
+    ],
+)
+def test_a_program_reads_the_form_that_it_asks_for(
+    options: tuple[str, ...], read: Callable[[str], Any]
+) -> None:
+    printed = CliRunner().invoke(showing(), options).output
+    assert read(printed) == SHOWN
+    assert printed.startswith("{") == (read is json.loads)
+
+
+def test_without_a_form_it_is_a_table_and_an_unknown_one_is_refused() -> None:
+    for options in ((), ("--output", "table")):
+        assert "field" in CliRunner().invoke(showing(), options).output
+    refused = CliRunner().invoke(showing(), ("--output", "xml"))
+    assert refused.exit_code == 2
+    assert "yaml" in refused.output
+
+
+def showing() -> typer.Typer:
+    app = typer.Typer()
+    app.command()(show)
+    offer_formats(app)
+    return app
