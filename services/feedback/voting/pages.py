@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -32,6 +32,7 @@ from shared.contracts.events.votes import Side
 from shared.errors import RatchetError
 from shared.http.asgi import AsgiApp, Message, Receive, Scope, Send
 from shared.http.body import ClientDisconnected, read_body
+from shared.http.look import LOOK
 from shared.http.problems import PROBLEM_TYPE, json_response
 
 log = structlog.get_logger(__name__)
@@ -135,10 +136,19 @@ def shown_turn(turn: Turn) -> dict[str, str]:
     return {"role": turn.role, "html": render(turn.content)}
 
 
+async def look(_: Request) -> FileResponse:
+    """The stylesheet that all pages of all services have."""
+    return FileResponse(LOOK, media_type="text/css")
+
+
 def pages_app(routes: Sequence[Route], sign_in: SignIn) -> AsgiApp:
     """The application below PATH."""
     app = Starlette(
-        routes=[*routes, Mount("/static", StaticFiles(directory=HERE / "static"))],
+        routes=[
+            *routes,
+            Route("/static/look.css", look),
+            Mount("/static", StaticFiles(directory=HERE / "static")),
+        ],
         middleware=[
             Middleware(
                 SessionMiddleware,

@@ -8,8 +8,11 @@ from pathlib import Path
 from fastapi import APIRouter
 from fastapi.responses import Response
 
+from shared.http.look import LOOK
+
 HTML = ("page.html", "text/html; charset=utf-8")
 SCRIPT = "text/javascript; charset=utf-8"
+STYLE = "text/css; charset=utf-8"
 PAGES = (
     "versions",
     "training",
@@ -24,7 +27,8 @@ PAGES = (
 FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     **{f"/{page}": HTML for page in PAGES},
-    "/console.css": ("console.css", "text/css; charset=utf-8"),
+    "/look.css": (str(LOOK), STYLE),
+    "/console.css": ("console.css", STYLE),
     "/common.js": ("common.js", SCRIPT),
     "/console.js": ("console.js", SCRIPT),
     "/pages.js": ("pages.js", SCRIPT),

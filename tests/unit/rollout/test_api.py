@@ -400,7 +400,7 @@ async def test_the_console_needs_no_key_and_allows_nothing_from_elsewhere(
         policy = page.headers["content-security-policy"]
         assert policy.startswith("default-src 'none'; script-src 'self'")
         assert "frame-ancestors 'none'" in policy
-        for path in ("/console.js", "/console.css"):
+        for path in ("/console.js", "/look.css", "/console.css"):
             assert (await anyone.get(path)).status_code == 200
         assert "http://" not in page.text.replace("http://www.w3.org/2000/svg", "")
         for path in ("/v1/rollouts", "/openapi.json", "/docs", "/console.html"):

@@ -222,7 +222,10 @@ class TestSignIn:
         assert (await visitor.post("/sign-out")).status_code == 200
         assert (await visitor.client.get("/vote/")).status_code == 401
 
-    @pytest.mark.parametrize("path", ["/vote/", "/vote/sign-in", "/vote/static/voting.js"])
+    @pytest.mark.parametrize(
+        "path",
+        ["/vote/", "/vote/sign-in", "/vote/static/voting.js", "/vote/static/look.css"],
+    )
     async def test_every_answer_has_the_policy(self, visitor: Visitor, path: str) -> None:
         headers = (await visitor.client.get(path)).headers
         policy = headers["content-security-policy"]
