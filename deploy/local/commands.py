@@ -13,7 +13,7 @@ from pathlib import Path
 from deploy.local.errors import StackError
 from deploy.local.processes import read
 from deploy.local.stack import Stack
-from deploy.local.starter import BASE_MODEL, STARTER_ENGINE, prepare_starter
+from deploy.local.starter import BASE_MODEL, OWN_ENGINE, STARTER_ENGINE, prepare_starter
 
 _FOLLOW_S = 0.5
 
@@ -83,9 +83,11 @@ def _up(options: argparse.Namespace) -> int:
         scrape_interval=options.scrape_interval,
         keep=True,
     )
-    if "inference" in stack.services and not os.environ.get(BASE_MODEL):
-        os.environ[BASE_MODEL] = prepare_starter(_say).model
-        for name, value in STARTER_ENGINE.items():
+    if "inference" in stack.services:
+        suits = OWN_ENGINE
+        if not os.environ.get(BASE_MODEL):
+            os.environ[BASE_MODEL], suits = prepare_starter(_say).model, STARTER_ENGINE
+        for name, value in suits.items():
             os.environ.setdefault(name, value)
     stack.up()
     _table(stack)

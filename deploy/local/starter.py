@@ -22,6 +22,9 @@ STARTER_ENGINE = {
 """What suits the engine that serves the starter: so small, a second thread only waits; and the form
 in which its chat template writes tool calls."""
 
+OWN_ENGINE = {"RATCHET_INFERENCE_MAX_CONTEXT": "2048"}
+"""What suits a model of one's own, as in compose; the service's default is as far as the starter reads."""
+
 _TRAINING_S = 900.0
 
 
