@@ -19,7 +19,7 @@ import typer
 from services.cli.errors import CliError, Exit
 from services.cli.http import ask, listing
 from services.cli.kafka import READ_TIMEOUT_S, with_log
-from services.cli.output import print_json
+from services.cli.output import AsJson, print_json
 from services.cli.prometheus import PrometheusClient
 from services.cli.settings import load_settings
 from services.cli.version_trajectory import read_trajectories
@@ -32,6 +32,7 @@ from shared.reports.weekly import (
     Audience,
     Consistency,
     Correlation,
+    Incident,
     Weekly,
     week_of,
 )
@@ -60,7 +61,7 @@ def weekly(
             help='File with an address that takes {"text": …}: gets the report in a few lines.',
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Sum up a week: pairs against target, versions, quality, next actions."""
     try:
@@ -159,11 +160,23 @@ def _with_figures(report: Weekly, client: PrometheusClient, at: float) -> Weekly
     return replace(
         report,
         consistency=_consistency(client, at),
+        incidents=incidents(client, at),
         figures=figures,
         errors=errors,
         correlations=correlations,
         audiences=tuple(sorted(audiences, key=lambda one: (one.dimension, one.value))),
     )
+
+
+def incidents(client: PrometheusClient, at: float) -> tuple[Incident, ...]:
+    """Ratchet's alerts that fired in the seven days before, minute by minute, the longest first."""
+    fired = 'ALERTS{alertname=~"Ratchet.*",alertstate="firing"}'
+    minutes = f"max by (alertname, severity) (count_over_time({fired}[7d:1m]))"
+    found = [
+        Incident(one.labels["alertname"], one.labels.get("severity", ""), round(one.value))
+        for one in client.query(minutes, at=at)
+    ]
+    return tuple(sorted(found, key=lambda one: (-one.minutes, one.alert)))
 
 
 def _consistency(client: PrometheusClient, at: float) -> Consistency | None:

@@ -18,6 +18,13 @@ from shared.reports.weekly import (
     percent,
 )
 
+QUALITY = {
+    "clear_winner_percent": "with a clear winner",
+    "more_detailed_percent": "whose chosen answer has more sentences",
+    "score_percent": "quality score, mean",
+}
+"""Figures of the pairs' card by what they say."""
+
 
 def markdown(report: Weekly) -> str:
     """The report for people."""
@@ -32,6 +39,10 @@ def markdown(report: Weekly) -> str:
         "",
         *_table(("day", "pairs"), pairs.per_day.items()),
         *_table(("source", "pairs"), pairs.by_source.items()),
+        *_table(
+            ("category", "pairs"),
+            [(name or "none named", count) for name, count in pairs.per_category.items()],
+        ),
         "## Versions against each other",
         "",
         *_table(
@@ -79,6 +90,12 @@ def markdown(report: Weekly) -> str:
                 ("taken back by people", pairs.retracted),
             ],
         ),
+        *_table(
+            ("of the pairs", "share"),
+            [(title, f"{pairs.quality[name]} %") for name, title in QUALITY.items()]
+            if pairs.quality
+            else [],
+        ),
         "## Versions registered",
         "",
         *_rows(report.versions),
@@ -88,6 +105,9 @@ def markdown(report: Weekly) -> str:
         "## Trainings",
         "",
         *_rows(report.trainings),
+        "## Incidents",
+        "",
+        *_incidents(report),
         "## Next actions",
         "",
         *(f"{number}. {action}" for number, action in enumerate(report.actions(), 1)),
@@ -179,6 +199,13 @@ def _figures(report: Weekly) -> list[str]:
         for version, figures in sorted(report.figures.items())
     ]
     return _table(("version", *names, "Errors (< 1.0 %)"), rows)
+
+
+def _incidents(report: Weekly) -> list[str]:
+    if report.missing:
+        return [f"Missing: {report.missing}.", ""]
+    rows = [(one.alert, one.severity, one.minutes) for one in report.incidents]
+    return _table(("alert", "severity", "minutes that it fired"), rows)
 
 
 def _consistency(found: Consistency | None) -> list[str]:

@@ -29,7 +29,6 @@ from services.training.dataset_rows import (
 )
 from services.training.evaluation_prompts import Whole, evaluation_prompts, itself
 from services.training.machine_made import people_made, within_shares
-from services.training.pair_quality import quality_card
 from services.training.policy import weighted
 from services.training.row_checks import clean_pairs, demonstration_finding
 from services.training.row_store import RowKey
@@ -39,6 +38,7 @@ from shared.contracts.events.base import utc
 from shared.contracts.events.preferences import (
     PairSource,
 )
+from shared.pair_quality import quality_card
 from shared.rater_marks import RaterChoice, suspicions
 
 TENANT = "tenant"

@@ -9,12 +9,12 @@ from typing import TypeVar
 
 from services.training.dataset_rows import Demonstration, LabelledAnswer, Pair
 from services.training.machine_made import SourcedRow
-from services.training.pair_quality import similarity
 from services.training.row_store import RowFinding, RowKey
 from services.training.sides import DatasetRules, digest
 from services.training.spill import SpilledTable, keep, sorted_rows
 from shared.contracts.events.preferences import PairSource
 from shared.contracts.prompt_key import normal_text
+from shared.pair_quality import similarity
 
 P = TypeVar("P", bound=Pair | RowKey)
 T = TypeVar("T")

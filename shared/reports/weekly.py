@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from shared.pair_quality import quality_card
 from shared.quality_targets import TARGETS
 from shared.reports.trajectory import TrajectoryRow
 
@@ -106,6 +107,25 @@ class Audience:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """An alert that fired in the week, and for how many minutes, whatever it fired of."""
+
+    alert: str
+    severity: str
+    minutes: int
+
+    @property
+    def action(self) -> str:
+        """What to do about it; empty where it called nobody."""
+        if self.severity != "page":
+            return ""
+        return (
+            f"Find out why {self.alert} called people ({self.minutes} minutes); "
+            f"see docs/runbooks.md#{self.alert.lower()}."
+        )
+
+
 @dataclass(frozen=True)
 class Preferences:
     """The week's pairs, retracted ones left out."""
@@ -118,6 +138,10 @@ class Preferences:
     duplicates: int
     contradictions: int
     retracted: int
+    per_category: dict[str, int] = field(default_factory=dict[str, int])
+    """By the category of the question; empty where it has none."""
+    quality: dict[str, int] = field(default_factory=dict[str, int])
+    """Shares in per cent (`quality_card`); empty without pairs."""
 
     @property
     def total(self) -> int:
@@ -149,6 +173,8 @@ class Weekly:
     audiences: tuple[Audience, ...] = ()
     consistency: Consistency | None = None
     """None where nothing was labelled by several raters."""
+    incidents: tuple[Incident, ...] = ()
+    """The longest first."""
     gains: tuple[dict[str, str], ...] = ()
     """Of versions since the holdout's reference, up to today."""
     gains_missing: str = ""
@@ -190,6 +216,7 @@ class Weekly:
         found += [one.action for one in self.audiences if one.action]
         if self.consistency and self.consistency.action:
             found.append(self.consistency.action)
+        found += [one.action for one in self.incidents if one.action]
         failed = [one["job"] for one in self.trainings if one["phase"] == "failed"]
         if failed:
             found.append(f"Look at failed trainings: ratchet train show {failed[0]}.")
@@ -234,7 +261,8 @@ def count_preferences(
     from shared.contracts.events.preferences import PairSource
 
     days = [(start + timedelta(days=n)).date().isoformat() for n in range(7)]
-    per_day, sources = Counter(dict.fromkeys(days, 0)), Counter[str]()
+    per_day, sources, categories = Counter(dict.fromkeys(days, 0)), Counter[str](), Counter[str]()
+    kept: list[dict[str, str]] = []
     wins, losses = Counter[str](), Counter[str]()
     lengths: dict[str, list[int]] = {}
     seen: set[tuple[str, str, str]] = set()
@@ -248,6 +276,8 @@ def count_preferences(
         if pair.source is PairSource.synthetic:
             continue
         per_day[pair.created_at.astimezone(UTC).date().isoformat()] += 1
+        categories[pair.context.category] += 1
+        kept.append({"chosen": pair.chosen, "rejected": pair.rejected})
         for version, answer in (
             (pair.chosen_version, pair.chosen),
             (pair.rejected_version, pair.rejected),
@@ -272,6 +302,8 @@ def count_preferences(
         duplicates=duplicates,
         contradictions=len(contradicted),
         retracted=taken_back,
+        per_category=dict(categories.most_common()),
+        quality=quality_card(kept),
     )
 
 

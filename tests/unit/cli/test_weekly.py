@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from services.cli.errors import CliError, Exit
-from services.cli.report import gain_rows, weekly, with_gains
+from services.cli.prometheus import Sample
+from services.cli.report import gain_rows, incidents, weekly, with_gains
 from services.cli.weekly_page import bars, html, markdown, summary
 from shared.contracts.events.preferences import PreferencePair
 from shared.contracts.events.rollouts import Decision, DecisionKind, Phase
@@ -17,6 +18,7 @@ from shared.reports.weekly import (
     Audience,
     Consistency,
     Correlation,
+    Incident,
     Weekly,
     count_preferences,
     week_of,
@@ -263,3 +265,49 @@ def test_the_rollout_service_is_asked_for_each_model_and_may_be_away(
     away = with_gains(report([], trajectories={"assistant": (), "gone": ()}))
     assert asked == ["assistant", "assistant", "gone"]
     assert away.gains_missing == "rollout does not answer"
+
+
+def test_pairs_are_shown_by_category_with_their_quality() -> None:
+    asked: dict[str, Any] = {"context": {"category": "factual_qa"}}
+    told = report(
+        [pair(1, **asked), pair(2, "It ships today. It is on its way.", **asked), pair(3)]
+    )
+    assert told.preferences.per_category == {"factual_qa": 2, "": 1}
+    text = markdown(told)
+    assert "| factual_qa | 2 |" in text
+    assert "| none named | 1 |" in text
+    assert f"| with a clear winner | {told.preferences.quality['clear_winner_percent']} % |" in text
+    assert "| quality score, mean |" in text
+    assert "| quality score, mean |" not in markdown(report([]))
+
+
+class FiredAlerts:
+    """A Prometheus that knows how many minutes each alert fired."""
+
+    def __init__(self, *samples: Sample) -> None:
+        self.asked: list[str] = []
+        self._samples = [*samples]
+
+    def query(self, promql: str, *, at: float) -> list[Sample]:
+        assert at == 5.0
+        self.asked.append(promql)
+        return self._samples
+
+
+def test_incidents_are_the_alerts_that_fired_and_those_that_called_people_are_looked_into() -> None:
+    client = FiredAlerts(
+        Sample({"alertname": "RatchetDeadLetters", "severity": "ticket"}, 90.0),
+        Sample({"alertname": "RatchetEngineLost", "severity": "page"}, 12.0),
+    )
+    found = incidents(cast("Any", client), 5.0)
+    assert found == (
+        Incident("RatchetDeadLetters", "ticket", 90),
+        Incident("RatchetEngineLost", "page", 12),
+    )
+    assert 'alertstate="firing"' in client.asked[0]
+    told = report([pair(n, f"answer {n}") for n in range(3)], incidents=found)
+    assert "| RatchetEngineLost | page | 12 |" in markdown(told)
+    assert told.actions() == [
+        "Find out why RatchetEngineLost called people (12 minutes); "
+        "see docs/runbooks.md#ratchetenginelost."
+    ]

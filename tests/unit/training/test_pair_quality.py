@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from services.training.dataset import select_pairs
 from services.training.dataset_manifest import Manifest
-from services.training.pair_quality import quality_of, sentences, similarity
 from services.training.row_checks import refusal
 from services.training.sides import DatasetRules
 from shared.contracts.events.base import Message, ToolCall
+from shared.pair_quality import quality_of, sentences, similarity
 from tests.unit.training.builders import pair
 
 RULES = DatasetRules()
