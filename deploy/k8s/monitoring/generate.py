@@ -45,7 +45,10 @@ def dashboard(name: str) -> dict[str, Any]:
         "type": "dashboards",
         "tags": ["ratchet"],
         "title": "Ratchet",
+        "tooltip": "The other dashboards of Ratchet",
+        "icon": "external link",
         "asDropdown": True,
+        "targetBlank": False,
         "includeVars": True,
         "keepTime": True,
     }
