@@ -246,12 +246,15 @@ def test_the_build_says_what_it_may_be_given() -> None:
     stages = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)
     (services,) = (stage for stage in stages if " AS services-environment" in stage)
     assert 'ARG EXTRA_PACKAGES=""' in services
-    for name in ("inference", "training"):
-        arguments = COMPOSE["services"][name]["build"]["args"]
-        assert arguments == {
-            "BASE": "${BASE_IMAGE:-python:3.11-slim-bookworm}",
-            "ML_REQUIREMENTS": "${ML_REQUIREMENTS:-ml.txt}",
-        }
+    given = {
+        "BASE": "${BASE_IMAGE:-python:3.11-slim-bookworm}",
+        "ML_REQUIREMENTS": "${ML_REQUIREMENTS:-ml.txt}",
+    }
+    more = {"inference": {}, "training": {"EXTRA_PACKAGES": "${EXTRA_PACKAGES:-}"}}
+    cuda = {"ML_REQUIREMENTS": "ml-cuda.txt"}
+    for name, own in more.items():
+        assert COMPOSE["services"][name]["build"]["args"] == given | own
+        assert COMPOSE["services"][f"{name}-gpu"]["build"]["args"] == given | own | cuda
 
 
 @pytest.mark.parametrize("name", ["inference", "training"])
@@ -274,7 +277,7 @@ def test_each_profile_has_an_engine_and_a_trainer_at_one_address(name: str) -> N
     assert changed == (differ if name == "inference" else set())
 
 
-def test_only_engine_trainer_detector_and_command_wait_for_a_profile() -> None:
+def test_only_engine_trainer_detector_tracker_and_command_wait_for_a_profile() -> None:
     waiting = {
         name: one["profiles"] for name, one in COMPOSE["services"].items() if "profiles" in one
     }
@@ -283,6 +286,7 @@ def test_only_engine_trainer_detector_and_command_wait_for_a_profile() -> None:
         "detector": ["detector"],
         "inference": ["cpu"],
         "inference-gpu": ["gpu"],
+        "mlflow": ["mlflow"],
         "training": ["cpu"],
         "training-gpu": ["gpu"],
     }
@@ -324,6 +328,22 @@ def test_prometheus_of_compose_scrapes_every_service_and_grafana_shows_every_das
     assert len(list((ROOT / mounted[folder]).glob("*.json"))) == len(BOARDS)
     source = yaml.safe_load((docker / "grafana" / "datasources" / "prometheus.yml").read_text())
     assert source["datasources"][0]["url"] == "http://prometheus:9090"
+
+
+def test_a_trainer_logs_where_env_names_a_tracker_by_a_client_of_the_lock_s_version() -> None:
+    pinned = (ROOT / "requirements" / "mlflow.in").read_text().partition("mlflow==")[2].strip()
+    for text in (ENV_EXAMPLE, (ROOT / "docker-compose.yml").read_text()):
+        assert set(re.findall(r"mlflow-skinny==([\d.]+\d)", text)) == {pinned}
+        assert f"mlflow/mlflow:v{pinned}" in text
+    address = "http://mlflow:5000"
+    assert f"MLFLOW_URL={address}" in ENV_EXAMPLE
+    for name in ("training", "training-gpu"):
+        environment = COMPOSE["services"][name]["environment"]
+        assert environment["MLFLOW_TRACKING_URI"] == "${MLFLOW_URL:-}"
+        assert environment["RATCHET_TRAINING_MLFLOW_PYTHON"] == "/opt/ratchet/bin/python"
+    command = COMPOSE["services"]["mlflow"]["command"]
+    hosts = dict(one.split("=", 1) for one in command if "=" in one)["--allowed-hosts"].split(",")
+    assert address.removeprefix("http://") in hosts
 
 
 @pytest.mark.parametrize("url", ["", "http://detector:3000"])
@@ -425,7 +445,8 @@ LOCKS = [one for one in (ROOT / "requirements").glob("*.txt") if one.name != "ml
 def test_every_pin_of_a_lock_has_hashes_and_no_index(lock: Path) -> None:
     text = lock.read_text()
     entries = re.split(r"\n(?=[a-z0-9])", text)
-    assert len(entries) > 20 or lock.name == "flink.txt"  # one package: the jars of Flink
+    # One package, without others: the jars of Flink, the models of Grafana.
+    assert len(entries) > 20 or lock.name in {"flink.txt", "grafana.txt"}
     for entry in entries:
         assert re.match(r"[a-z0-9._-]+(\[[a-z,]+\])?==\S+", entry), entry
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), entry

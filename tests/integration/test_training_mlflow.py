@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.support.environments import locked_environment
 from tests.support.waiting import eventually
@@ -28,6 +30,19 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return locked_environment("mlflow", tmp_path_factory.mktemp("mlflow") / "venv")
 
 
+def as_compose_starts_it(folder: Path, port: int) -> list[str]:
+    """The command of compose's server, at a port and in a folder of ours."""
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    found = [
+        part.replace("/var/lib/mlflow", str(folder)).replace("0.0.0.0", "127.0.0.1")
+        for part in compose["services"]["mlflow"]["command"]
+    ]
+    return [
+        part.replace("=5000", f"={port}").replace("127.0.0.1:5000", f"127.0.0.1:{port}")
+        for part in found
+    ]
+
+
 @pytest.fixture
 def server(python: Path, tmp_path: Path) -> Iterator[str]:
     with socket.socket() as probe:
@@ -35,13 +50,7 @@ def server(python: Path, tmp_path: Path) -> Iterator[str]:
         port = probe.getsockname()[1]
     with (tmp_path / "server.log").open("wb") as output:
         process = subprocess.Popen(
-            [
-                *(python, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)),
-                *("--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db"),
-                *("--artifacts-destination", str(tmp_path / "artifacts")),
-            ],
-            stdout=output,
-            stderr=output,
+            [python, "-m", *as_compose_starts_it(tmp_path, port)], stdout=output, stderr=output
         )
         yield f"http://127.0.0.1:{port}"
         process.terminate()
@@ -53,6 +62,24 @@ def ask(url: str, body: dict[str, Any] | None = None) -> Any:
     asked = urllib.request.Request(url, data, {"content-type": "application/json"})
     with urllib.request.urlopen(asked, timeout=10) as answer:
         return json.loads(answer.read())
+
+
+def answered(server: str, host: str) -> int:
+    """The status for a caller that knows the server by this name."""
+    asked = urllib.request.Request(
+        f"{server}/api/2.0/mlflow/experiments/search?max_results=1", headers={"host": host}
+    )
+    try:
+        with urllib.request.urlopen(asked, timeout=10) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+async def test_compose_s_server_answers_by_its_name_in_compose_and_no_other(server: str) -> None:
+    await eventually(lambda: up(server), "the server is up", timeout_s=300)
+    assert answered(server, "mlflow:5000") == 200
+    assert answered(server, "elsewhere.example:5000") == 403
 
 
 def up(server: str) -> bool:
