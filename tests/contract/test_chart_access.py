@@ -1,7 +1,9 @@
-"""Who comes to Kafka and to Secrets: users and topics by Strimzi, Secrets by External Secrets."""
+"""Who comes to Kafka, Kubernetes and Secrets: users and topics by Strimzi, service accounts, Secrets."""
 
 from __future__ import annotations
 
+import base64
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,16 @@ from deploy.k8s import strimzi
 from shared.contracts.topics import load_topics
 from shared.kafka.acls import Acl, required_acls
 from shared.kafka.topics import configuration, count
-from tests.support.chart import ChartRefused, environments, named, pods, render, workloads
-from tests.support.chart_sets import objects_of
+from tests.support.chart import (
+    CHART,
+    ChartRefused,
+    environments,
+    named,
+    pods,
+    render,
+    workloads,
+)
+from tests.support.chart_sets import SETS, objects_of
 
 TENANTS = ("default", "acme-1.x")
 PATTERNS = {"literal": "literal", "prefix": "prefixed"}
@@ -122,6 +132,75 @@ def test_every_secret_that_is_named_comes_from_the_store_and_none_is_in_the_rele
     assert {one["metadata"]["name"] for one in objects if one["kind"] == "Secret"} == {
         "here-aggregator-kafka-user"
     }
+
+
+@pytest.mark.parametrize("name", sorted(SETS))
+def test_each_pod_has_its_component_s_account_without_rights_or_token(
+    name: str, folder: Path
+) -> None:
+    objects = objects_of(name, folder)
+    accounts = {o["metadata"]["name"]: o for o in objects if o["kind"] == "ServiceAccount"}
+    used = {component: pod["serviceAccountName"] for component, pod in pods(objects).items()}
+    # The Job of several nodes trains with the rights of the training service.
+    own = {"training-job": "here-training"}
+    assert used == {component: own.get(component, f"here-{component}") for component in used}
+    assert set(used.values()) == set(accounts)
+    assert not any(account["automountServiceAccountToken"] for account in accounts.values())
+    assert not [o["kind"] for o in objects if "rbac.authorization.k8s.io" in o["apiVersion"]]
+
+
+def test_what_a_cloud_binds_to_an_account_is_of_one_component_or_all(folder: Path) -> None:
+    objects = objects_of("generated-keys-and-accounts", folder)
+    every = {"example.com/team": "models"}
+    role = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/training"}
+    for item in objects:
+        if item["kind"] == "ServiceAccount":
+            given = item["metadata"]["annotations"]
+            training = item["metadata"]["name"] == "here-training"
+            assert given == (every | role if training else every)
+    yours = render({"serviceAccountName": "mine"}, folder)
+    assert not [item for item in yours if item["kind"] == "ServiceAccount"]
+    assert {pod["serviceAccountName"] for pod in pods(yours).values()} == {"mine"}
+
+
+def test_generated_keys_are_mounted_where_they_are_read(folder: Path) -> None:
+    objects = objects_of("generated-keys-and-accounts", folder)
+    secret = named(objects, "Secret", "here-generated")
+    assert secret["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    assert all(len(base64.b64decode(text)) == 64 for text in secret["data"].values())
+    variables = {
+        "RATCHET_ENGINE_API_KEY_FILE": {"router", "rollout", "inference", "training"},
+        "RATCHET_REDIS_SIGNING_FILE": {"router", "feedback", "intake", "rollout", "cli"},
+    }
+    environment = environments(objects)
+    for variable, readers in variables.items():
+        assert {name for name, one in environment.items() if variable in one} == readers
+    mounted = {
+        item["key"]
+        for pod in pods(objects).values()
+        for volume in pod.get("volumes", [])
+        if volume.get("secret", {}).get("secretName") == "here-generated"
+        for item in volume["secret"]["items"]
+    }
+    assert mounted == set(secret["data"]) == {"apiKey", "signing"}
+
+
+def test_a_key_of_yours_stands_and_an_upgrade_keeps_what_was_generated(tmp_path: Path) -> None:
+    engine = {"filesSecret": "mine", "files": {"apiKey": "key"}}
+    yours = render({"generatedKeys": True, "engine": engine}, tmp_path)
+    (volume,) = (v for v in pods(yours)["inference"]["volumes"] if v["name"] == "files-engine")
+    assert volume["secret"]["secretName"] == "mine"
+
+    # Without a cluster `lookup` finds nothing, so a copy of the chart is given what it would find.
+    chart = tmp_path / "ratchet"
+    shutil.copytree(CHART, chart)
+    path = chart / "templates" / "generated-keys.yaml"
+    call = '(lookup "v1" "Secret" .Release.Namespace $name)'
+    assert call in path.read_text()
+    path.write_text(path.read_text().replace(call, "$.Values.global"))
+    there = {"apiKey": "b25l", "signing": "dHdv"}
+    again = render({"generatedKeys": True, "global": {"data": there}}, tmp_path, chart=chart)
+    assert named(again, "Secret", "here-generated")["data"] == there
 
 
 @pytest.mark.parametrize(

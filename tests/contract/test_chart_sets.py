@@ -501,14 +501,15 @@ def test_dashboards_are_installed_as_the_files_are(folder: Path) -> None:
 
 def test_a_training_job_is_one_launch_of_accelerate_over_its_pods(folder: Path) -> None:
     objects = objects_of("training-job", folder)
-    job = named(objects, "Job", "here-training-job")["spec"]
+    found = workloads(objects)["training-job"]
+    name, job = found["metadata"]["name"], found["spec"]
     assert (job["completionMode"], job["completions"], job["parallelism"]) == ("Indexed", 3, 3)
     pod = job["template"]["spec"]
     (container,) = pod["containers"]
     launch = container["command"][-1].split()
     given = dict(pairwise(launch))
     assert (given["--num_machines"], given["--num_processes"]) == ("3", "24")
-    assert given["--main_process_ip"] == "here-training-job-0.here-training-job"
+    assert given["--main_process_ip"] == f"{name}-0.here-training-job"
     assert given["--machine_rank"] == '"$JOB_COMPLETION_INDEX"'
     assert launch[-2:] == ["/var/lib/ratchet/training/jobs/1f/attempt-1", '"$$$$"']
     assert (ROOT / given["--config_file"]).exists()
@@ -522,6 +523,22 @@ def test_a_training_job_is_one_launch_of_accelerate_over_its_pods(folder: Path) 
     claims = [one["persistentVolumeClaim"] for one in pod["volumes"] if one["name"] == "data"]
     assert claims == [{"claimName": "data-here-training-0"}]
     assert "training-job" not in pods(objects_of("defaults", folder))
+
+
+def test_another_attempt_is_another_job(folder: Path) -> None:
+    profiles, values = SETS["training-job"]
+    first, again, second = (
+        workloads(
+            render(
+                values | {"trainingJob": values["trainingJob"] | {"folder": attempt}},
+                folder,
+                profiles=profiles,
+            )
+        )["training-job"]
+        for attempt in ("jobs/1f/attempt-1", "jobs/1f/attempt-1", "jobs/1f/attempt-2")
+    )
+    assert first == again
+    assert first["metadata"]["name"] != second["metadata"]["name"]
 
 
 def test_a_training_job_reaches_its_pods_and_the_hub(folder: Path) -> None:

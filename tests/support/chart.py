@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Mapping
 from functools import cache
@@ -11,11 +12,14 @@ from typing import Any
 
 import kubernetes_validate
 import yaml
+from kubernetes_validate import utils
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "k8s" / "helm" / "ratchet"
 HELM = ROOT / ".tools" / "bin" / "helm"
 KUBERNETES = "1.32"
+"""Rendered for; objects are checked by the oldest version that the chart takes and the newest known, too."""
+_LEAST = re.compile(r">=(\d+\.\d+)\.")
 
 
 class ChartRefused(Exception):
@@ -45,7 +49,7 @@ def render(
     """The chart's objects with these values, laid over the profiles named."""
     file = folder / "values.yaml"
     file.write_text(yaml.safe_dump(dict(values)))
-    layers = [CHART / "profiles" / f"{name}.yaml" for name in profiles]
+    layers = [chart / "profiles" / f"{name}.yaml" for name in profiles]
     text = run_helm(
         *("template", release, chart, "--namespace", "there", "--kube-version", KUBERNETES),
         *(part for layer in [*layers, file] for part in ("--values", layer)),
@@ -53,15 +57,30 @@ def render(
     return [item for item in yaml.load_all(text, yaml.CSafeLoader) if item is not None]
 
 
+@cache
+def supported() -> tuple[str, ...]:
+    """The versions of Kubernetes by whose schemas objects are checked."""
+    asked = yaml.safe_load((CHART / "Chart.yaml").read_text())["kubeVersion"]
+    least = _LEAST.match(asked)
+    assert least, asked
+    newest = kubernetes_validate.latest_version().rpartition(".")[0]
+    return least[1], KUBERNETES, newest
+
+
 def validate(item: Mapping[str, Any]) -> None:
-    """Strict validation of an object by Kubernetes' own schema."""
+    """Strict validation of an object by Kubernetes' own schemas."""
     _validate(json.dumps(item, sort_keys=True))
 
 
 @cache
 def _validate(item: str) -> None:
-    # Most objects are the same in every set of values, and a validation reads its schema anew.
-    kubernetes_validate.validate(json.loads(item), KUBERNETES, strict=True)
+    # Most objects are the same in every set of values.
+    for version in supported():
+        kubernetes_validate.validate(json.loads(item), version, strict=True)
+
+
+# Else each validation reads and parses the definitions of all kinds anew.
+utils.schema_contents = cache(utils.schema_contents)
 
 
 def named(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:

@@ -202,6 +202,16 @@ SETS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
             "cli": {"apiKeySecret": "operator"},
         },
     ),
+    "generated-keys-and-accounts": (
+        (),
+        {
+            "generatedKeys": True,
+            "serviceAccountAnnotations": {
+                "all": {"example.com/team": "models"},
+                "training": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/training"},
+            },
+        },
+    ),
     "without-cli": ((), {"cli": {"enabled": False}, "networkPolicy": {"enabled": True}}),
     "volumes-of-yours": (
         (),

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deploy.local.processes import ROOT
+from tests.support.upgrade.chart import keep_chart
 
 FIXTURE = ROOT / "tests/fixtures/upgrade"
 ENVIRONMENTS = (".venv", ".venv-ml", ".tools", ".kafka")
@@ -41,6 +42,7 @@ def make(revision: str) -> None:
         FIXTURE.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             shutil.copy(folder / name, FIXTURE / name)
+    keep_chart(revision)
     made = {
         "revision": _git("rev-parse", revision),
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),

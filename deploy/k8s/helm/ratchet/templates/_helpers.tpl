@@ -113,12 +113,23 @@ app.kubernetes.io/component: {{ .name }}
 {{- $user := dict "secret" (include "ratchet.strimziUser" .) "files" (dict "password" "password") -}}
 {{- $ca := dict "secret" (printf "%s-cluster-ca-cert" $from.strimzi.cluster) "files" (dict "ca" "ca.crt") -}}
 {{ list $user $ca | toJson }}
-{{- else if $from.files -}}
-{{- $secret := required (printf "%s.filesSecret: must name the Secret that holds %s.files" .connection .connection) $from.filesSecret -}}
-{{ list (dict "secret" $secret "files" $from.files) | toJson }}
 {{- else -}}
-[]
+{{- $found := list -}}
+{{- if $from.files -}}
+{{- $secret := required (printf "%s.filesSecret: must name the Secret that holds %s.files" .connection .connection) $from.filesSecret -}}
+{{- $found = append $found (dict "secret" $secret "files" $from.files) -}}
 {{- end -}}
+{{- $own := get (include "ratchet.generated" . | fromJson) .connection -}}
+{{- if and .root.Values.generatedKeys $own (not (hasKey ($from.files | default dict) $own)) -}}
+{{- $found = append $found (dict "secret" (printf "%s-generated" (include "ratchet.base" .root)) "files" (dict $own $own)) -}}
+{{- end -}}
+{{ toJson $found }}
+{{- end -}}
+{{- end -}}
+
+{{- /* The files that are Ratchet's own secrets, by connection: nobody else has to know them. */ -}}
+{{- define "ratchet.generated" -}}
+{"engine": "apiKey", "redis": "signing"}
 {{- end -}}
 
 {{- /* Volumes of those files; with `mounts`, where they are mounted. */ -}}
@@ -330,7 +341,7 @@ template:
     annotations: {{- include "ratchet.checksum" $scope | nindent 6 }}
   spec:
     restartPolicy: OnFailure
-    {{- include "ratchet.pod" (dict "root" . "place" .Values.cli) | nindent 4 }}
+    {{- include "ratchet.pod" (dict "root" . "name" "topics" "place" .Values.cli) | nindent 4 }}
     containers:
       - {{ include "ratchet.command" (merge (dict "label" "topics" "args" "args: [topics, apply]" "cpu" "50m") $scope) | nindent 8 | trim }}
     {{- with include "ratchet.files" $scope }}
@@ -338,13 +349,11 @@ template:
     {{- end }}
 {{- end -}}
 
-{{- /* A pod's fields: `root`, and `place`, the values that say where it runs. */ -}}
+{{- /* A pod's fields: `root`, the component's `name`, and `place`, the values that say where it runs. */ -}}
 {{- define "ratchet.pod" -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
-{{- with .root.Values.serviceAccountName }}
-serviceAccountName: {{ . | quote }}
-{{- end }}
+serviceAccountName: {{ .root.Values.serviceAccountName | default (include "ratchet.name" .) | quote }}
 securityContext: {{- toYaml .root.Values.podSecurityContext | nindent 2 }}
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
@@ -393,7 +402,7 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- if eq . "feedback" -}}
 {{- $paths = append $paths (dict "path" "/vote") -}}
 {{- else if eq . "rollout" -}}
-{{- range $page := list "" "versions" "training" "datasets" "keys" "dead-letters" "erasures" "quality" "report" "console.css" "common.js" "console.js" "pages.js" "report.js" -}}
+{{- range $page := list "" "versions" "training" "datasets" "keys" "dead-letters" "erasures" "quality" "report" "look.css" "console.css" "common.js" "console.js" "pages.js" "report.js" -}}
 {{- $paths = append $paths (dict "path" (print "/" $page) "exact" true) -}}
 {{- end -}}
 {{- end -}}
