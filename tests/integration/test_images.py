@@ -101,14 +101,19 @@ def container(unique: str) -> Iterator[str]:
 
 
 def start(
-    name: str, target: str, given: Mapping[str, str] | None = None, *volumes: str
+    name: str,
+    target: str,
+    given: Mapping[str, str] | None = None,
+    *volumes: str,
+    command: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
-    """Starts an image confined; returns how a command in it begins."""
+    """Starts an image confined, by its own command or another; returns how a command in it begins."""
     settings = [f"--env={name}={text}" for name, text in {**SETTINGS, **(given or {})}.items()]
     mounted = [f"--volume={volume}" for volume in volumes]
     found = f"localhost/ratchet/{target}"
     podman = ("podman", "--runtime", "runc")
-    run(*podman, "run", "--detach", "--name", name, *CONFINED, *settings, *mounted, found)
+    options = (*CONFINED, *settings, *mounted)
+    run(*podman, "run", "--detach", "--name", name, *options, found, *command)
     return (*podman, "exec", name)
 
 
@@ -161,6 +166,40 @@ def test_the_aggregators_image_ends_with_what_it_lacks(container: str) -> None:
     assert int(ended) == EXIT_FAILED, said
     assert "KafkaConnectionError" in said
     assert "start it again" in said
+
+
+@pytest.mark.verify
+def test_the_aggregator_lives_in_its_image_where_there_is_kafka(
+    container: str, kafka: str, bridge: Path
+) -> None:
+    image("aggregator")
+    # It looks for Kafka at once, so the way there is open before it begins.
+    way = f"python /bridge/bridge.py tcp:{kafka.rpartition(':')[2]} unix:/bridge/kafka"
+    command = ("sh", "-c", f"{way} & exec python -m services.aggregator")
+    settings = {"RATCHET_KAFKA_BOOTSTRAP": kafka}
+    inside = start(container, "aggregator", settings, f"{bridge}:/bridge", command=command)
+    try:
+        wait_until(lambda: healthy(container), "the aggregator is healthy")
+        wait_until(lambda: "ok" in state(inside, 8085), "the aggregator owns its partitions")
+    except AssertionError:
+        print(run("podman", "logs", container, check=False))
+        raise
+    holds_what_runs_alone(inside)
+
+
+@pytest.mark.verify
+def test_the_intake_lives_in_feedbacks_image(container: str) -> None:
+    image("feedback")
+    command = ("python", "-m", "services.feedback.intake")
+    inside = start(container, "feedback", command=command)
+    wait_until(lambda: "ok" in state(inside, 8087, "/healthz"), "the intake is alive")
+    holds_what_runs_alone(inside)
+
+
+def state(inside: tuple[str, ...], port: int, path: str = "/readyz") -> str:
+    """What a service in its container says of itself; empty while it says nothing or is not well."""
+    url = f"http://127.0.0.1:{port}{path}"
+    return run(*inside, "sh", "-c", f"python - {url} 2>/dev/null <<'.' || true\n{ASK}\n.")
 
 
 @pytest.mark.verify
