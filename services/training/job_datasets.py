@@ -14,7 +14,7 @@ from services.training.dataset_rows import JUDGE, AskedPrompt
 from services.training.dataset_store import DatasetStore, lay_out, read_import
 from services.training.errors import BadDataset, InvalidJob
 from services.training.import_check import checked_import
-from services.training.policy import lineage, settings_policies
+from services.training.policy import settings_policies
 from services.training.progress import ProgressReporter
 from services.training.recorded_jobs import named_anew, recorded
 from services.training.resolve import ResolvedJob
@@ -134,7 +134,7 @@ class JobDatasets:
             update={"prompts": self._settings.evaluation.prompts}
         )
         if rules.lag_weight < 1:
-            chain = lineage(resolved.parent_version, self._registry.registry)
+            chain = resolved.lineage(self._registry.registry)
             policies = settings_policies(chain, self._registry.registry)
             rules = rules.model_copy(update={"lineage": chain, "policies": policies})
         return await take_snapshot(

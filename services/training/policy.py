@@ -44,30 +44,47 @@ class WrittenRow(Protocol):
 R = TypeVar("R", bound=WrittenRow)
 
 
-def lineage(version: str, registry: Registry) -> tuple[str, ...]:
-    """A version, its parent, that one's parent and so on."""
+def lineage(version: str, registry: Registry, base: str = "") -> tuple[str, ...]:
+    """A version, its parent, that one's parent and so on.
+
+    Args:
+        version: The youngest; empty for none.
+        registry: Knows the parents.
+        base: The base that the chain stands on, whose own policy then ends the lineage; empty: the
+            lineage ends in its first version.
+
+    """
     found: list[str] = []
     while version and version not in found:
         found.append(version)
         known = registry.get(version)
         version = known.record.parent if known else ""
-    return tuple(found)
+    return (*found, base_policy(base)) if base else tuple(found)
+
+
+def base_policy(base: str) -> str:
+    """The name of a base's own policy; no version's name has a colon."""
+    return f"base:{base}"
 
 
 def policy_of(version: str, registry: Registry) -> str:
-    """The version whose policy a version's answers are of.
+    """The policy that a version's answers are of: a trained version, or a base.
 
-    Settings over an adapter sample from the adapter's policy. With a system prompt of their own
-    they do not: a row keeps the client's conversation, and its answer was conditioned on more.
+    Settings sample from the policy of the adapter or the base that they are over. With a system
+    prompt of their own they do not: a row keeps the client's conversation, and its answer was
+    conditioned on more.
     """
-    settings, adapter = registry.settings(version), registry.adapter(version)
-    if settings is None or adapter is None or settings.settings.system:
+    settings = registry.settings(version)
+    if settings is None or settings.settings.system:
         return version
-    return adapter.version
+    if not settings.adapter_of:
+        return base_policy(settings.base)
+    adapter = registry.adapter(version)
+    return adapter.version if adapter else version
 
 
 def settings_policies(ancestors: Collection[str], registry: Registry) -> dict[str, str]:
-    """Settings whose answers are the policy of an ancestor's adapter, and that adapter's version."""
+    """Settings whose answers are of a policy of the lineage, and that policy."""
     names = sorted(one.record.version for one in registry.versions())
     found = ((name, policy_of(name, registry)) for name in names)
     return {name: policy for name, policy in found if policy != name and policy in ancestors}
@@ -92,7 +109,7 @@ def weighted(rows: Collection[R], rules: DatasetRules) -> Collection[R]:
 
     Thinning has the same expected gradient as weights have, and needs no trainer that knows weights.
     A stable hash of the row's name decides, so a rebuild keeps the same rows. Settings over an
-    adapter lag as it does. A row whose lag is not known keeps its full weight.
+    adapter or the base lag as it does. A row whose lag is not known keeps its full weight.
     """
     generations = {version: number for number, version in enumerate(rules.lineage)}
     generations |= {name: generations[policy] for name, policy in rules.policies.items()}
@@ -120,7 +137,7 @@ def nearest(
     Args:
         rows: Lines of `heldout.jsonl`.
         ancestors: What `lineage` returns of the parent.
-        policy: Names the version whose policy a version's answers are of; see `policy_of`.
+        policy: Names the policy that a version's answers are of; see `policy_of`.
         least: Rows wanted; fewer where there are no more.
 
     Returns:
@@ -154,11 +171,11 @@ def accounting(
         rows: Lines of `train.jsonl`; `meta` has versions and time where they are known.
         ancestors: What `lineage` returns of the parent.
         asked_at: When the job was asked for.
-        policy: Names the version whose policy a version's answers are of; see `policy_of`.
+        policy: Names the policy that a version's answers are of; see `policy_of`.
 
     Returns:
-        `data_on_policy_share`: rows of which the parent wrote both answers, among those whose
-        writers are known. `data_policy_lag`: generations between the parent and the older of a
+        `data_on_policy_share`: rows of which the parent wrote both answers, or without one the base,
+        among those whose writers are known. `data_policy_lag`: generations between the parent and the older of a
         row's writers, mean over rows whose writers are all ancestors. `data_age_days`: median.
         `data_<source>_share`: rows that a machine made or labelled, by source, where there are any.
         A figure without a row that tells it is left out.
@@ -195,5 +212,5 @@ def accounting(
 
 
 def _policies(meta: Mapping[str, str], policy: Callable[[str], str]) -> dict[str, str]:
-    """A row's writers, each as the version whose policy its answer is of."""
+    """A row's writers, each as the policy that its answer is of."""
     return {side: policy(meta[side]) for side in WRITERS if meta.get(side)}

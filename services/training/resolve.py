@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from services.training.errors import InvalidJob, refusals
+from services.training.policy import lineage
 from services.training.settings import TrainingSettings
 from shared.contracts.events.training import TrainingMethod, TrainingRequested
 from shared.contracts.events.versions import RewardRecord, VersionRecord
@@ -39,6 +40,15 @@ class ResolvedJob:
     def parent_version(self) -> str:
         """The parent's name, or empty."""
         return self.parent.version if self.parent else ""
+
+    def lineage(self, registry: Registry) -> tuple[str, ...]:
+        """The policies that the job goes on from, the nearest first: its parents, then the base.
+
+        SFT goes on from none: its rows are demonstrations.
+        """
+        if self.job.method is TrainingMethod.sft:
+            return ()
+        return lineage(self.parent_version, registry, self.base)
 
 
 def resolve(job: TrainingRequested, registry: Registry, settings: TrainingSettings) -> ResolvedJob:

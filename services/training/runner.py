@@ -24,7 +24,7 @@ from services.training.errors import InvalidJob, StoreUnavailable, TrainingError
 from services.training.job_datasets import JobDatasets
 from services.training.metrics import TrainingMetrics
 from services.training.outcome import JobOutcome, built, failed, rejected, succeeded
-from services.training.policy import accounting, lineage, nearest, policy_of
+from services.training.policy import accounting, nearest, policy_of
 from services.training.progress import FITTED, ProgressReporter
 from services.training.publish import Publisher
 from services.training.recorded_jobs import resolve_rebase
@@ -269,7 +269,7 @@ class Runner:
             return await self._reward_model(resolved, dataset, workspace, reporter)
         await self._datasets.lay_out_cases(resolved, workspace)
         registry = self._registry.registry
-        chain = lineage(resolved.parent_version, registry)
+        chain = resolved.lineage(registry)
         policy = partial(policy_of, registry=registry)
         train, heldout = dataset.rows(TRAIN), dataset.rows(HELDOUT)
         if not workspace.nearest.exists():

@@ -66,11 +66,12 @@ class DatasetRules(BaseModel):
         description="weight of a row for each generation that its writers are behind the parent",
     )
     lineage: tuple[str, ...] = Field(
-        default=(), description="the parent, its parent and so on: what a lag is counted by"
+        default=(),
+        description="the parent, its parent and so on to the base: what a lag is counted by",
     )
     policies: dict[str, str] = Field(
         default_factory=dict,
-        description="settings over an adapter of the lineage, which lag as that version does",
+        description="settings over an adapter or the base of the lineage, which lag as that does",
     )
     length_ratio: float = Field(
         default=0.5, ge=0, description="chosen answers shorter than this share of the rejected go"

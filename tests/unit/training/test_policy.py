@@ -91,6 +91,31 @@ def test_settings_over_an_adapter_are_its_policy_but_for_a_system_prompt() -> No
     assert policy("gone") == "gone"
 
 
+def test_a_base_as_it_is_is_the_last_of_its_chain_s_policies() -> None:
+    registry = Registry()
+    registry.apply(record_key("m-v1.1"), record("m-v1.1").to_json())
+    for version in (
+        settings_record("bare", model="m"),
+        settings_record("polite", ServedSettings(system="Be polite."), model="m"),
+        settings_record("foreign", model="m", base="another"),
+        settings_record("gone", model="m", adapter_of="m-v0.9"),
+    ):
+        registry.apply(settings_key(version.version), version.to_json())
+    policy = partial(policy_of, registry=registry)
+    bare, polite = row("bare", "bare"), row("polite", "polite")
+    rows = [bare, polite, row("foreign", "bare"), row("gone", "bare")]
+
+    begun = lineage("", registry, "base")
+    figures = accounting(rows, begun, NOW, policy)
+    assert (figures["data_on_policy_share"], figures["data_policy_lag"]) == (0.25, 0.0)
+    assert nearest([polite, bare], begun, policy, least=1) == [bare]
+
+    child = lineage("m-v1.1", registry, "base")
+    figures = accounting(rows, child, NOW, policy)
+    assert (figures["data_on_policy_share"], figures["data_policy_lag"]) == (0.0, 1.0)
+    assert settings_policies(child, registry) == {"bare": begun[0]}
+
+
 def test_a_lineage_ends_and_never_turns_in_a_circle() -> None:
     registry = Registry()
     for name, parent in (("a", "b"), ("b", "c"), ("c", "a")):

@@ -14,6 +14,7 @@ import pytest
 
 from services.training import process
 from services.training.dataset_rows import HELDOUT
+from services.training.dataset_store import DatasetStore
 from services.training.fetched_adapters import KEPT, FetchedAdapters
 from services.training.policy import NEAR_ROWS
 from services.training.progress import ProgressReporter
@@ -23,7 +24,13 @@ from shared.clock import SystemClock
 from shared.contracts.events.cases import CaseRetired
 from shared.contracts.events.preferences import PairSource
 from shared.contracts.events.training import RunPhase, TrainingMethod
-from shared.contracts.events.versions import Lifecycle, record_key, settings_key, state_key
+from shared.contracts.events.versions import (
+    Lifecycle,
+    ServedSettings,
+    record_key,
+    settings_key,
+    state_key,
+)
 from shared.contracts.recipes import check_hyperparameters
 from shared.contracts.topics import CASES, PREFERENCES, VERSIONS
 from shared.kafka.log import LogUnavailable
@@ -344,6 +351,39 @@ async def test_a_record_says_how_far_its_data_are_from_the_policy(
     assert metrics["data_on_policy_share"] == 1.0
     assert metrics["data_policy_lag"] == 0.0
     assert metrics["data_age_days"] == 0.0
+
+
+async def test_answers_of_the_base_as_it_is_are_its_child_s_own_policy(
+    harness: TrainingHarness,
+) -> None:
+    bare, prompted = f"{MODEL}-bare", f"{MODEL}-polite"
+    for version in (
+        settings_record(bare),
+        settings_record(prompted, ServedSettings(system="Be polite.")),
+    ):
+        await harness.log.publish(
+            VERSIONS, key=settings_key(version.version), event=version, event_id=version.version
+        )
+    for number in range(300, 340):
+        writer = bare if number % 4 else prompted
+        event = pair_event(number, chosen_version=writer, rejected_version=writer)
+        await harness.log.publish(
+            PREFERENCES, key=event.pair_id, event=event, event_id=event.pair_id
+        )
+    await harness.run(request(parent=bare))
+    made = harness.records()[-1]
+    assert made.parent == ""
+    dataset = DatasetStore(harness.settings.datasets_uri).read(made.dataset.dataset_id)
+    assert dataset is not None
+    written = dataset.manifest.card["chosen_version"]
+    share = written[bare] / (written[bare] + written[prompted])
+    assert made.metrics["data_on_policy_share"] == pytest.approx(share)
+    assert made.metrics["data_policy_lag"] == 0.0
+
+    await harness.run(request("second", parent=made.version))
+    metrics = harness.records()[-1].metrics
+    assert metrics["data_on_policy_share"] == 0.0
+    assert metrics["data_policy_lag"] == 1.0, "the base is one generation behind its child"
 
 
 async def test_perplexity_is_measured_on_held_out_answers_of_the_parent(
