@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -79,6 +79,12 @@ class Manifest(BaseModel):
         description="its name in storage where that does not follow: a rule of today is no part of "
         "the hash of an older manifest",
     )
+    stored_sha256: str = Field(
+        default="",
+        exclude=True,
+        description="of the bytes it was read from, where this release writes it with more fields: "
+        "the hash that a record and a report have of it",
+    )
 
     @field_validator("rules", mode="before")
     @classmethod
@@ -97,15 +103,24 @@ class Manifest(BaseModel):
             raise ValueError(f"{unknown[0]!r} is no file of a dataset; known are {FILES}")
         return value
 
+    @classmethod
+    def read(cls, stored: bytes, name: str) -> Manifest:
+        """A stored manifest with the name and the hash it is known by, whichever release wrote it."""
+        known = cls.model_validate_json(stored)
+        digest = hashlib.sha256(stored).hexdigest()
+        if digest != known.sha256:
+            known = known.model_copy(update={"stored_sha256": digest})
+        return known.under(name)
+
     def encode(self) -> bytes:
-        """The manifest as it is stored: equal manifests are equal bytes."""
+        """The manifest as this release stores it: equal manifests are equal bytes."""
         value = self.model_dump(mode="json")
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2) + b"\n"
 
     @property
     def sha256(self) -> str:
         """The dataset's hash: over the manifest, and so over every file, offset and rule."""
-        return hashlib.sha256(self.encode()).hexdigest()
+        return self.stored_sha256 or hashlib.sha256(self.encode()).hexdigest()
 
     @property
     def dataset_id(self) -> str:
@@ -117,6 +132,10 @@ class Manifest(BaseModel):
         """The manifest as that of a dataset of this name, whichever release wrote it."""
         named = self.model_copy(update={"stored_as": ""})
         return named if named.dataset_id == name else named.model_copy(update={"stored_as": name})
+
+    def changed(self, **fields: Any) -> Manifest:
+        """The manifest with other values in these fields, and so with a hash of its own."""
+        return self.model_copy(update={**fields, "stored_sha256": ""})
 
 
 @dataclass(frozen=True)
@@ -188,8 +207,8 @@ class Dataset:
         # In one order whether several erasures took the rows or one, as a rebuild does.
         rows = sorted(dataset.left_out, key=_by_erasure)
         files = DataFiles({**dataset.files.all_lines(), LEFT_OUT: left_out_lines(rows)})
-        update = {"erased_from": self.manifest.dataset_id, "files": files.refs}
-        return Dataset(dataset.manifest.model_copy(update=update), files)
+        manifest = dataset.manifest.changed(erased_from=self.manifest.dataset_id, files=files.refs)
+        return Dataset(manifest, files)
 
     def _without(self, gone: AbstractSet[FilePlace], left: Iterable[LeftOut]) -> Dataset:
         left = sorted(left, key=lambda row: (FILES.index(row.file), row.line))
@@ -202,12 +221,10 @@ class Dataset:
         refused = Counter(self.manifest.refused) + Counter(row.counted_as for row in left)
         train = map(orjson.loads, files.lines(TRAIN))
         raters = self.manifest.card["counts"]["raters"]
-        manifest = self.manifest.model_copy(
-            update={
-                "refused": dict(sorted(refused.items())),
-                "card": card_of(train, raters=raters, rules=self.manifest.rules),
-                "files": files.refs,
-            }
+        manifest = self.manifest.changed(
+            refused=dict(sorted(refused.items())),
+            card=card_of(train, raters=raters, rules=self.manifest.rules),
+            files=files.refs,
         )
         return replace(self, manifest=manifest, files=files)
 

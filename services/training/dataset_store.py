@@ -190,7 +190,7 @@ class DatasetStore:
 
 def _manifest(stored: bytes, root: str) -> Manifest:
     """A stored manifest under the name of its folder."""
-    return Manifest.model_validate_json(stored).under(root.rsplit("/", maxsplit=1)[-1])
+    return Manifest.read(stored, root.rsplit("/", maxsplit=1)[-1])
 
 
 def _read_whole(filesystem: Any, root: str) -> tuple[Manifest, DataFiles]:

@@ -95,7 +95,7 @@ def named_anew(dataset: Dataset) -> Dataset:
     No rebuild gives the bytes of one that rows were erased of before others were left out: their
     lines count from after the erasure.
     """
-    manifest = dataset.manifest.model_copy(update={"erased_from": "", "stored_as": ""})
+    manifest = dataset.manifest.changed(erased_from="", stored_as="")
     return replace(dataset, manifest=manifest)
 
 

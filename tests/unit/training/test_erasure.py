@@ -168,20 +168,41 @@ async def test_rows_that_kto_makes_of_a_pair_and_its_judge_of_two_thumbs_go_too(
         assert gone not in every
 
 
-async def test_a_dataset_of_an_earlier_release_keeps_its_name_and_loses_its_rows(
-    tmp_path: Path,
-) -> None:
-    log, store = MemoryLog(partitions={VERSIONS: 1}), DatasetStore(f"file://{tmp_path}/datasets")
-    today = await a_dataset(log, store)
+def as_an_earlier_release_stored_it(today: Dataset, folder: Path) -> tuple[str, str]:
+    """Store a dataset by fewer rules; its name, and the hash that a record has of it."""
     manifest = orjson.loads(today.manifest.encode())
     for rule in ("lag_weight", "lineage", "ai_share", "augmented_share", "people_only"):
         del manifest["rules"][rule]
     options = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2
     data = orjson.dumps(manifest, option=options) + b"\n"
-    name = f"{MODEL}-dpo-{hashlib.sha256(data).hexdigest()[:16]}"
-    folder = tmp_path / "datasets" / name
-    (tmp_path / "datasets" / today.manifest.dataset_id).rename(folder)
-    (folder / "manifest.json").write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    name = f"{MODEL}-dpo-{digest[:16]}"
+    (folder / today.manifest.dataset_id).rename(folder / name)
+    (folder / name / "manifest.json").write_bytes(data)
+    return name, digest
+
+
+async def test_a_dataset_of_an_earlier_release_has_the_hash_of_its_record(tmp_path: Path) -> None:
+    log, store = MemoryLog(partitions={VERSIONS: 1}), DatasetStore(f"file://{tmp_path}/datasets")
+    name, digest = as_an_earlier_release_stored_it(
+        await a_dataset(log, store), tmp_path / "datasets"
+    )
+    stored = store.read(name)
+    assert stored is not None
+    assert (stored.manifest.dataset_id, stored.manifest.sha256) == (name, digest)
+    assert stored.reference(store.root).sha256 == digest
+    assert [one.sha256 for one in store.snapshots(MODEL, TrainingMethod.dpo)] == [digest]
+    assert differences(stored, await rebuild(log, stored, ())) == [], "this release makes the same"
+    left = stored.erase({FilePlace(TRAIN, 1)})
+    assert left.manifest.sha256 != digest, "what has other rows has another hash"
+
+
+async def test_a_dataset_of_an_earlier_release_keeps_its_name_and_loses_its_rows(
+    tmp_path: Path,
+) -> None:
+    log, store = MemoryLog(partitions={VERSIONS: 1}), DatasetStore(f"file://{tmp_path}/datasets")
+    today = await a_dataset(log, store)
+    name, _ = as_an_earlier_release_stored_it(today, tmp_path / "datasets")
     assert [one.dataset_id for one in store.snapshots(MODEL, TrainingMethod.dpo)] == [name]
     gone = trained_ids(today)[0]
     await erase(log, gone)
