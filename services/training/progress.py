@@ -20,7 +20,8 @@ log = structlog.get_logger(__name__)
 STEP_INTERVAL_S = 2.0
 STEP_CHANGE = 0.01
 PREPARED_INTERVAL_S = 15.0
-"""Between two words on rows that are prepared, as the topic keeps them for ever."""
+"""Between two words on rows that are prepared or a model that is loaded, as the topic keeps them for
+ever."""
 MINUTE_S = 60.0
 MAX_MESSAGE = 2000
 
@@ -91,7 +92,8 @@ class ProgressReporter:
     async def step(self, step: StageProgress) -> None:
         """Tell of a trainer's step, unless the last word is too young or too near.
 
-        Rows that are prepared are no step: they are told of, and the job gets no further by them.
+        Rows that are prepared and models that are loaded are no step: they are told of, and the job
+        gets no further by them.
         """
         left = self._time_left(step)
         done = 0.0 if step.preparing else min(1.0, step.done / max(1, step.total))
@@ -111,9 +113,7 @@ class ProgressReporter:
         if changed:
             self._phase = phase
         figures = {"loss": step.loss} if step.loss is not None else {}
-        what = f"{step.preparing}: row" if step.preparing else "step"
-        total = f" of {step.total}" if step.total else ""
-        where = f"{step.stage}: {what} {step.done}{total}{left}"
+        where = f"{step.stage}: {_counted(step)}{left}"
         await self._tell(ratio, f"{self._attempt}{where}", figures)
 
     async def finish(self, outcome: JobOutcome) -> None:
@@ -149,7 +149,11 @@ class ProgressReporter:
         """
         now = self._clock.monotonic()
         first, since = self._first or (step, now)
-        same = (first.stage, first.preparing) == (step.stage, step.preparing)
+        same = (first.stage, first.preparing, first.total) == (
+            step.stage,
+            step.preparing,
+            step.total,
+        )
         if not same or step.done <= first.done:
             self._first = step, now
             return ""
@@ -204,3 +208,14 @@ class ProgressReporter:
             message=message[:MAX_MESSAGE],
             at=self._clock.now(),
         )
+
+
+def _counted(step: StageProgress) -> str:
+    """What a step, rows that are prepared or a load has come to, for people."""
+    total = f" of {step.total}" if step.total else ""
+    if not step.preparing:
+        return f"step {step.done}{total}"
+    if step.loading_s is None:
+        return f"{step.preparing}: row {step.done}{total}"
+    tensors = f"tensor {step.done}{total}, " if step.total else ""
+    return f"{step.preparing}: {tensors}{step.loading_s:.0f} s so far"

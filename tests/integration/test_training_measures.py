@@ -98,6 +98,12 @@ def test_a_base_that_cannot_be_used_is_told_with_cause_and_cure(measured: dict[s
     assert silent.endswith("put a chat_template.jinja into its folder")
 
 
+def test_a_load_counts_the_tensors_of_the_base_that_are_in_place(measured: dict[str, Any]) -> None:
+    tokenizer, (done, total) = measured["loaded"]
+    assert tokenizer == [0, 0]
+    assert done == total > 0
+
+
 def test_reasoning_is_trained_on_or_dropped_by_the_recipe(measured: dict[str, Any]) -> None:
     found = measured["thinking"]
     assert found["dropped_plain"] == found["dropped_thinking"] == []

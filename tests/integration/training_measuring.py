@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from services.training.evaluation import EvaluationSettings
 from services.training.thumbs import paired_thumbs
-from services.training.trainers import dpo, evaluate, fit, job, quality, reward
+from services.training.trainers import dpo, evaluate, fit, job, loads, quality, reward
 from services.training.trainers.models import (
     conversation_ids,
     conversations,
@@ -66,6 +66,7 @@ def main(folder: Path) -> dict[str, Any]:
         | judging(folder, str(base), random.Random(3))
         | {"trained_on": trained_on(folder, str(base))}
         | {"left_out": left_out(folder / "fitting", str(base))}
+        | {"loaded": loaded(folder, str(base))}
         | {"unusable_bases": unusable_bases(folder / "bases", str(base))}
         | {"tools": tool_training(folder / "tools", str(base))}
         | {"thinking": thinking(folder / "thinking", str(base))}
@@ -82,6 +83,23 @@ def main(folder: Path) -> dict[str, Any]:
             "small_logits": SMALL_LOGITS,
         }
     )
+
+
+def loaded(folder: Path, base: str) -> list[tuple[int, int]]:
+    """Tensors in place, of all, at the end of each load of the base: tokenizer and model."""
+    made: list[loads.ModelLoad] = []
+
+    class Seen(loads.ModelLoad):
+        def __init__(self, *of: Any) -> None:
+            super().__init__(*of)
+            made.append(self)
+
+    usual, loads.ModelLoad = loads.ModelLoad, Seen  # type: ignore[misc]
+    with loads.telling("dpo", job.Progress(folder)):
+        load_tokenizer(base)
+        load_base(base)
+    loads.ModelLoad = usual  # type: ignore[misc]
+    return [(one.done, one.total) for one in made]
 
 
 def held_out(rng: random.Random, longer: int) -> Held:

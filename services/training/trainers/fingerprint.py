@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from services.training.trainers.job import Progress, TrainerJob
-from services.training.trainers.models import device, load_adapter, load_tokenizer
+from services.training.trainers.models import device, load_adapter, load_tokenizer, loading
 
 
 def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -24,7 +24,8 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, Any]:
     A distance is the mean absolute difference over all tokens, in nats, by `base` and `parent`.
     """
     tokenizer = load_tokenizer(job.base)
-    base = AutoModelForCausalLM.from_pretrained(job.base, dtype=torch.float32).to(device())
+    with loading(job.base):
+        base = AutoModelForCausalLM.from_pretrained(job.base, dtype=torch.float32).to(device())
     model = load_adapter(base, folder / "adapter", trainable=False).eval()
     rows: list[list[int]] = [
         tokenizer(text, add_special_tokens=False)["input_ids"] for text in job.fingerprint_texts

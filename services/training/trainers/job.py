@@ -110,8 +110,11 @@ class StageProgress(BaseModel):
     preparing: str = Field(
         default="",
         max_length=MAX_PREPARING,
-        description="what is done with rows before the next step; `done` of `total` are rows then, "
-        "and a total of 0 is unknown",
+        description="what is done before the next step; `done` of `total` are rows then, tensors "
+        "of a load, and a total of 0 is unknown",
+    )
+    loading_s: float | None = Field(
+        default=None, description="of a model that is loaded: seconds since it began"
     )
 
 
@@ -127,8 +130,8 @@ def noted_steps(lines: bytes) -> list[StageProgress]:
 class Progress:
     """Writes progress.jsonl, at most twice a second and always at a stage's end.
 
-    Of several processes the first one writes steps. Rows are told of by each, as each prepares its
-    own while the first may wait for it.
+    Of several processes the first one writes steps. Rows and loads are told of by each, as each has
+    its own while the first may wait for it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -150,6 +153,16 @@ class Progress:
             self._last = now
             what = what[:MAX_PREPARING]
             self._write(StageProgress(stage=stage, done=done, total=total, preparing=what))
+
+    def load(self, stage: Stage, what: str, done: int, total: int, age_s: float) -> None:
+        """Note that a model is loaded before the stage's next step, for so many seconds by now.
+
+        `done` of `total` tensors are in place; 0: unknown.
+        """
+        what = what[:MAX_PREPARING]
+        self._write(
+            StageProgress(stage=stage, done=done, total=total, preparing=what, loading_s=age_s)
+        )
 
     def counted(self, stage: Stage, what: str, rows: Iterable[T], total: int = 0) -> Iterator[T]:
         """The rows, each told of by `prepare`."""

@@ -15,7 +15,7 @@ from datasets import Dataset, Features, Value
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from services.training.trainers import processes
+from services.training.trainers import loads, processes
 from services.training.trainers.job import CannotTrain, TrainerJob
 from services.training.trainers.rows import TURNS, RowFiles
 from shared.contracts.conversation import template_turn
@@ -31,14 +31,15 @@ MAX_CAUSE = 500
 
 @contextlib.contextmanager
 def loading(base: str) -> Iterator[None]:
-    """Say of what cannot be loaded which base it is and what to do.
+    """Tell of a base that is loaded, and of one that cannot be which it is and what to do.
 
     Raises:
         CannotTrain: in place of the library's error.
 
     """
     try:
-        yield
+        with loads.told(f"loading {base}"):
+            yield
     except (OSError, ValueError) as error:
         raise CannotTrain(
             f"base: {base} does not load: {str(error)[:MAX_CAUSE]}; give a folder with model and "
@@ -82,7 +83,7 @@ def load_base(base: str, *, four_bit: bool = False) -> Any:
         return _load_in_four_bits(base)
     with loading(base):
         model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype())
-    return model if processes.sharded() else model.to(device())
+        return model if processes.sharded() else model.to(device())
 
 
 def _load_in_four_bits(base: str) -> Any:
@@ -93,9 +94,10 @@ def _load_in_four_bits(base: str) -> Any:
         bnb_4bit_compute_dtype=dtype(),
     )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            base, dtype=dtype(), quantization_config=settings, device_map={"": device()}
-        )
+        with loading(base):
+            model = AutoModelForCausalLM.from_pretrained(
+                base, dtype=dtype(), quantization_config=settings, device_map={"": device()}
+            )
     except ImportError as error:
         raise CannotTrain(
             "four_bit: bitsandbytes is not installed in the ML environment; install it, or leave "

@@ -51,6 +51,7 @@ from services.training.trainers.models import (
     device,
     dtype,
     load_tokenizer,
+    loading,
     lora,
     padded,
     set_seeds,
@@ -380,8 +381,9 @@ def heads_of(adapter: Path) -> int:
 
 def _score_model(base: str, tokenizer: Any, seed: int, heads: int) -> Any:
     set_seeds(seed)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        base, num_labels=heads, dtype=dtype()
-    )
+    with loading(base):
+        model = AutoModelForSequenceClassification.from_pretrained(
+            base, num_labels=heads, dtype=dtype()
+        ).to(device())
     model.config.pad_token_id = tokenizer.pad_token_id
-    return model.to(device())
+    return model

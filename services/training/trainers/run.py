@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from services.training.trainers import memory, processes
+from services.training.trainers import loads, memory, processes
 from services.training.trainers.job import (
     BUSY,
     FAILURE,
@@ -52,7 +52,7 @@ def main(folder: Path, service: int) -> int:
     if not processes.die_with(service):
         print(f"{folder}: no child of process {service}: that service is gone", file=sys.stderr)
         return 1
-    job = at_revision(TrainerJob.model_validate_json((folder / "job.json").read_bytes()))
+    job = TrainerJob.model_validate_json((folder / "job.json").read_bytes())
     os.nice(job.nice)
     if processes.rank():
         return _stages(job, folder)
@@ -74,13 +74,17 @@ def at_revision(job: TrainerJob) -> TrainerJob:
         return job
     from huggingface_hub import snapshot_download
 
-    folder = snapshot_download(job.base, revision=job.base_revision, allow_patterns=FILES)
+    with loads.told(f"fetching {job.base}"):
+        folder = snapshot_download(job.base, revision=job.base_revision, allow_patterns=FILES)
     return job.model_copy(update={"base": folder})
 
 
 def _stages(job: TrainerJob, folder: Path) -> int:
     _configure(job)
     todo: list[Stage] = [stage for stage in job.stages if not _result(stage, job, folder).exists()]
+    if todo:
+        with loads.telling(todo[0], Progress(folder)):
+            job = at_revision(job)
     processes.wait()
     try:
         for stage in todo:
@@ -111,7 +115,9 @@ def do(stage: Stage, job: TrainerJob, folder: Path) -> None:
     while True:
         times = memory.halvings(folder, stage)
         try:
-            figures = run(memory.fitted(job, stage, times), folder, Progress(folder))
+            progress = Progress(folder)
+            with loads.telling(stage, progress):
+                figures = run(memory.fitted(job, stage, times), folder, progress)
         except (RuntimeError, MemoryError) as error:
             if not memory.ran_out(error):
                 raise

@@ -100,6 +100,27 @@ async def test_rows_that_are_prepared_are_told_of_with_the_time_left_and_are_no_
     assert step.message == "dpo: step 1 of 10"
 
 
+async def test_a_model_that_is_loaded_is_told_of_with_its_age_and_is_no_step() -> None:
+    clock = ManualClock()
+    log = MemoryLog(clock=clock)
+    reporter = ProgressReporter(log, clock, TrainingMetrics(CollectorRegistry()), request())
+    await reporter.enter(RunPhase.training, 0.15)
+    for second, done, total in ((20, 0, 0), (22, 1, 300), (40, 100, 300), (60, 200, 300)):
+        clock.advance(20)
+        load = StageProgress(
+            stage="dpo", done=done, total=total, preparing="loading base", loading_s=second
+        )
+        await reporter.step(load)
+    first, *told = said(log)
+    assert [one.message for one in told] == [
+        "dpo: loading base: 20 s so far",
+        "dpo: loading base: tensor 1 of 300, 22 s so far",
+        "dpo: loading base: tensor 100 of 300, 40 s so far, about 40 s left",
+        "dpo: loading base: tensor 200 of 300, 60 s so far, about 20 s left",
+    ]
+    assert {one.progress for one in told} == {first.progress}
+
+
 async def test_a_lost_step_does_not_stop_the_job() -> None:
     clock = ManualClock()
     log = MemoryLog(clock=clock)
