@@ -181,24 +181,16 @@ def _convert(source: Path, to: Path, *, strict: bool) -> None:
 
 
 async def refuse_early(log: EventLog, request: TrainingRequested) -> None:
-    """Refuse a job that could not be done, before its rows are converted and before it waits.
-
-    Nothing is refused while a job of the model has not ended, as it may make what is missing.
+    """Refuse a job that could not be done, before its rows are converted; see `refuse_impossible`.
 
     Raises:
         JobRefused: names the field, what is wrong with it and what to do.
         LogUnavailable: a topic's end was not reached in time.
 
     """
-    from shared.registry.job_origin import JobRefused, origin_of
-    from shared.registry.training_jobs import read_jobs
+    from shared.registry.training_jobs import refuse_impossible
 
-    try:
-        origin_of(request, await read_registry(log))
-    except JobRefused:
-        jobs = await read_jobs(log)
-        if all(job["phase"] in FINAL for job in jobs if job["model"] == request.model):
-            raise
+    await refuse_impossible(log, request, await read_registry(log))
 
 
 async def run_job(

@@ -145,7 +145,7 @@ async def run(settings: RolloutSettings) -> None:
         )
         views = OperatorViews(log, versions.registry, decision_log, clock)
         pseudonym = settings.user_pseudonyms().of
-        actions = OperatorActions(log, clock, pseudonym=pseudonym)
+        actions = OperatorActions(log, versions.registry, clock, pseudonym=pseudonym)
         access = Access(settings.tenants_of_models(), log, versions.registry, decision_log)
         console = create_app(api, views, actions, access)
         app = OperationsApp(health, registry, guarded(console, api))

@@ -1,9 +1,11 @@
-"""Training jobs on their topics: each with its newest progress; request and cancellation of one."""
+"""Training jobs on their topics: each with its newest progress; request, refusal and cancellation of
+one.
+"""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +19,8 @@ from shared.contracts.topics import TRAINING_JOBS, TRAINING_RUNS
 from shared.errors import RatchetError
 from shared.kafka.audit import Requester
 from shared.kafka.log import EventLog, read_events
+from shared.registry.job_origin import JobRefused, every, origin_of
+from shared.registry.versions import Registry
 
 READ_TIMEOUT_S = 60.0
 PUBLISH_TIMEOUT_S = 10.0
@@ -111,6 +115,38 @@ async def known_job(log: EventLog, job_id: str, *, newest: int | None = None) ->
     if found is None:
         raise UnknownJob(job_id)
     return found
+
+
+async def refuse_impossible(
+    log: EventLog,
+    request: TrainingRequested,
+    registry: Registry,
+    *,
+    sees: Callable[[str], bool] = every,
+    newest: int | None = None,
+) -> None:
+    """Refuse a job that could not be done, before it is asked for and waits.
+
+    Nothing is refused while a job of the model has not ended, as it may make what is missing.
+
+    Args:
+        log: Has the other jobs, which are read only where the registry refuses this one.
+        request: What would be asked for.
+        registry: All versions.
+        sees: Whether a model may be named to who asks.
+        newest: As for `read_jobs`.
+
+    Raises:
+        JobRefused: names the field, what is wrong with it and what to do.
+        LogUnavailable: the topics' end was not reached in time.
+
+    """
+    try:
+        origin_of(request, registry, sees)
+    except JobRefused:
+        jobs = await read_jobs(log, newest=newest)
+        if all(job["phase"] in FINAL for job in jobs if job["model"] == request.model):
+            raise
 
 
 async def request_job(log: EventLog, request: TrainingRequested) -> None:

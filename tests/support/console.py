@@ -110,7 +110,7 @@ class ConsoleHarness:
             figures,
         )
         views = OperatorViews(log, registry, decisions, clock)
-        actions = OperatorActions(log, clock, pseudonym=AS_THEY_COME.of)
+        actions = OperatorActions(log, registry, clock, pseudonym=AS_THEY_COME.of)
         app = create_app(api, views, actions, Access(ModelTenants(), log, registry, decisions))
         config = uvicorn.Config(guarded(app, api), host="127.0.0.1", port=0, log_level="warning")
         self._server = uvicorn.Server(config)

@@ -8,7 +8,7 @@ from contextlib import aclosing, contextmanager
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from services.rollout.console.operator_views import NEWEST
 from services.rollout.errors import ActionUnavailable, KeyRefused, Unknown
@@ -38,9 +38,10 @@ from shared.registry.api_keys import (
     rotate_key,
 )
 from shared.registry.erasures import Pseudonym, request_erasure, subjects_of
-from shared.registry.training_jobs import cancel_job, new_job_id, request_job
+from shared.registry.training_jobs import cancel_job, new_job_id, refuse_impossible, request_job
+from shared.registry.versions import Registry
 from shared.tenants import DEFAULT_TENANT, OperatorScope
-from shared.validation import field_refusal
+from shared.validation import field_refusal, in_one_line, rule_and_remedy
 
 AT_THE_COMMAND_LINE = "is issued at the command line only"
 REPLAYED_AT_A_TIME = 100
@@ -108,8 +109,11 @@ class ReplayRequest(ActionRequest):
 class OperatorActions:
     """Writes what operators ask for to the log. Any replica does."""
 
-    def __init__(self, event_log: EventLog, clock: Clock, *, pseudonym: Pseudonym) -> None:
+    def __init__(
+        self, event_log: EventLog, registry: Registry, clock: Clock, *, pseudonym: Pseudonym
+    ) -> None:
         self._log = event_log
+        self._registry = registry
         self._clock = clock
         self._replaying = asyncio.Semaphore(1)
         self._pseudonym = pseudonym
@@ -176,12 +180,21 @@ class OperatorActions:
         Raises:
             OutOfScope: the recipe names a dataset, and the key is a tenant's.
             InvalidField: the recipe names what no job can be trained with.
+            JobRefused: the job could not be done, as `ratchet train` would say.
             ActionUnavailable: the brokers did not acknowledge it.
 
         """
         request = _training_request(body, body.requester(key), self._clock.now())
         if request.dataset_uri and not scope.everything:
             raise OutOfScope("recipe.dataset", request.dataset_uri, scope.tenant)
+        try:
+            await refuse_impossible(
+                self._log, request, self._registry, sees=scope.has_model, newest=NEWEST
+            )
+        except LogUnavailable as error:
+            raise ActionUnavailable(
+                f"nothing was asked for, as the jobs could not be read: {error}; try again"
+            ) from None
         with _acknowledged():
             await request_job(self._log, request)
         return {"job_id": request.job_id}
@@ -262,17 +275,23 @@ def _training_request(body: TrainRequest, who: Requester, at: datetime) -> Train
     except BadRecipe as error:
         rule = FieldError("recipe", str(error), "see shared/contracts/recipe.schema.json")
         raise InvalidField(str(error), [rule]) from None
-    return TrainingRequested.model_validate(
-        {
-            **body.model_dump(include={"model", "version", "override_gate"}),
-            **recipe.model_dump(include={"parent", "base", "seed", "hyperparameters"}),
-            **method_fields(recipe.method),
-            "dataset_uri": recipe.dataset,
-            "job_id": new_job_id(),
-            "requested_at": at,
-            **who._asdict(),
-        }
-    )
+    given = {
+        **body.model_dump(include={"model", "version", "override_gate"}),
+        **recipe.model_dump(include={"parent", "base", "seed", "hyperparameters"}),
+        **method_fields(recipe.method),
+        "dataset_uri": recipe.dataset,
+        "job_id": new_job_id(),
+        "requested_at": at,
+        **who._asdict(),
+    }
+    try:
+        return TrainingRequested.model_validate(given)
+    except ValidationError as error:
+        fields = [
+            FieldError(".".join(map(str, found["loc"])) or "recipe", *rule_and_remedy(found))
+            for found in error.errors()
+        ]
+        raise InvalidField(in_one_line(fields), fields) from None
 
 
 @contextmanager

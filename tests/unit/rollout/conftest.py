@@ -50,8 +50,8 @@ def application(
     views = OperatorViews(
         harness.log, harness.versions.registry, harness.decision_log, harness.clock
     )
-    actions = OperatorActions(harness.log, harness.clock, pseudonym=pseudonyms.of)
     registry = harness.versions.registry
+    actions = OperatorActions(harness.log, registry, harness.clock, pseudonym=pseudonyms.of)
     access = Access(tenants, harness.log, registry, harness.decision_log)
     return create_app(api, views, actions, access), api
 

@@ -224,6 +224,15 @@ async def test_a_tenants_key_names_no_dataset(operators: Operators) -> None:
     assert (await operators.ask("POST", "/v1/training/jobs", "ops", body)).status_code == 202
 
 
+async def test_a_refused_training_names_no_other_tenants_models(operators: Operators) -> None:
+    body = {"model": "other", "method": "dpo", **WHY}
+    refused = await operators.ask("POST", "/v1/training/jobs", "globex", body)
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (409, "base")
+    assert "there are models" not in refused.json()["detail"]
+    named = await operators.ask("POST", "/v1/training/jobs", "ops", body)
+    assert "there are models m" in named.json()["detail"]
+
+
 async def test_a_key_issued_without_a_tenant_is_the_default_ones(operators: Operators) -> None:
     answer = await operators.ask("POST", "/v1/keys", "acme", {"scopes": ["infer"], **WHY})
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (403, "tenant")

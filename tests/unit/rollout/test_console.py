@@ -200,6 +200,43 @@ async def test_a_training_is_asked_for_as_the_command_does(
     assert "method" in refused.json()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("body", "recipe", "field", "rule", "remedy"),
+    [
+        ({}, "parent: v9", "parent", "v9 is no version of m", "ratchet versions list has them"),
+        ({}, "base: newer", "base", "newer is not base, on which v1 is served", "leave it out"),
+        ({"version": "v1"}, "", "version", "v1 exists and names are never reused", "take another"),
+        ({"model": "n"}, "", "base", "n has no stable version", "give a hub id or path"),
+        ({}, "parent: a b", "parent", "a name has letters, digits", "choose another"),
+    ],
+)
+async def test_a_training_that_cannot_be_done_is_refused_as_by_the_command(
+    harness: ControllerHarness,
+    http: httpx.AsyncClient,
+    body: dict[str, Any],
+    recipe: str,
+    field: str,
+    rule: str,
+    remedy: str,
+) -> None:
+    asked = {"model": "m", "recipe": recipe and f"method: dpo\n{recipe}", **WHY, **body}
+    refused = await http.post("/v1/training/jobs", json=asked)
+    assert refused.status_code in {409, 422}, refused.text
+    (error,) = refused.json()["errors"]
+    assert error["field"] == field
+    assert rule in error["rule"]
+    assert remedy in error["remedy"]
+    assert harness.log.all(TRAINING_JOBS) == []
+
+
+async def test_a_training_waits_for_what_a_running_one_may_make(
+    harness: ControllerHarness, http: httpx.AsyncClient
+) -> None:
+    await put_jobs(harness)
+    asked = {"model": "m", "recipe": "{method: dpo, parent: v9}", **WHY}
+    assert (await http.post("/v1/training/jobs", json=asked)).status_code == 202
+
+
 async def test_an_erasure_names_the_person_of_the_keys_tenant_by_both_hashes(
     harness: ControllerHarness,
 ) -> None:
