@@ -16,14 +16,6 @@ import orjson
 import typer
 import yaml
 
-from services.cli.ai_judge import (
-    CRITERIA,
-    UnlabelledPair,
-    Winner,
-    agreement_of,
-    winner_by_score,
-    winner_of,
-)
 from services.cli.errors import CliError, Exit
 from services.cli.options import DEFAULT_MODEL
 from services.cli.probes.asking import Asking, ask_all
@@ -32,6 +24,14 @@ from services.cli.scores import scores
 from services.cli.settings import CliSettings, load_settings
 from services.cli.target_files import require_writable
 from services.cli.unlabelled import read_prompts, read_unlabelled, read_votes
+from shared.ai_judge import (
+    CRITERIA,
+    UnlabelledPair,
+    Winner,
+    agreement_of,
+    winner_by_score,
+    winner_of,
+)
 from shared.contracts.row_sources import HIGH_STAKES
 
 JUDGE_KEY = "RATCHET_JUDGE_API_KEY"

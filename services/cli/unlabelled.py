@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from services.cli.ai_judge import UnlabelledPair
 from services.cli.errors import CliError, Exit
 from services.cli.pair_formats.pair import BadPair, meta_of, text
 from services.cli.row_files import messages_of, read_rows
+from shared.ai_judge import UnlabelledPair
 from shared.contracts.row_sources import MACHINE_MADE
 
 

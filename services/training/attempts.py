@@ -13,6 +13,7 @@ from typing import cast
 
 import structlog
 
+from services.training.ai_opinion import AiJudge, second_opinion
 from services.training.candidate import Candidate, read_candidate, stages
 from services.training.dataset_manifest import Dataset, Manifest
 from services.training.dataset_rows import (
@@ -29,7 +30,7 @@ from services.training.process import TrainerProcess
 from services.training.progress import ProgressReporter
 from services.training.resolve import ResolvedJob
 from services.training.settings import TrainingSettings
-from services.training.trainers.job import Stage, TrainerJob, write_json
+from services.training.trainers.job import Stage, TrainerJob, iterate_rows, write_json
 from services.training.workspace import Workspace
 from shared.contracts.events.training import RunPhase, TrainingMethod
 from shared.contracts.events.versions import GateResult, RewardRecord, VersionRecord
@@ -98,6 +99,7 @@ class Attempts:
         Raises:
             TrainerFailed: the trainer ended without a result.
             AdapterError: the parent's adapter cannot be fetched.
+            JudgeUnavailable: an AI judge is set and does not answer.
 
         """
         job, limits = resolved.job, self._settings.gate
@@ -125,6 +127,7 @@ class Attempts:
                 stages=todo,
                 first_adapter=first.path,
             )
+            await self._second_opinion(job.method, manifest, workspace, folder, reporter)
             await reporter.enter(RunPhase.gating, 1.0)
             candidate = read_candidate(
                 folder,
@@ -145,6 +148,28 @@ class Attempts:
             if adjusted is None or number >= self._settings.attempts:
                 return Refused(gate, candidate.figures, number, candidate, hyperparameters)
             hyperparameters = adjusted
+
+    async def _second_opinion(
+        self,
+        method: TrainingMethod,
+        manifest: Manifest,
+        workspace: Workspace,
+        folder: Path,
+        reporter: ProgressReporter,
+    ) -> None:
+        """Ask the AI judge about an attempt's answers, where one is set and there is a parent's."""
+        settings = self._settings.evaluation
+        if not settings.judge_url or method is TrainingMethod.sft:
+            return
+        await reporter.enter(RunPhase.judging, 0.99, f"asking {settings.judge_model}")
+        judge = AiJudge(
+            settings.judge_url,
+            settings.judge_model,
+            settings.judge_criteria,
+            self._settings.judge_key(),
+        )
+        heldout = iterate_rows(workspace.data / HELDOUT)
+        await second_opinion(judge, folder, heldout, manifest.rules.people_only, self._alive)
 
     async def fit(
         self,

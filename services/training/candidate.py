@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from services.training.ai_opinion import RESULT as AI_RESULT
 from services.training.dataset_manifest import Manifest
 from services.training.dataset_rows import JUDGE
 from services.training.errors import TrainerFailed
@@ -99,6 +100,7 @@ def read_candidate(
     measured |= _numbers(folder / "quality.json", "")
     measured |= _numbers(folder / "drift.json", "")
     measured |= _numbers(folder / "harness.json", "")
+    measured |= _numbers(folder / AI_RESULT, "ai_")
     segments = segment_wins(_finite_rows(folder / "answers.jsonl"))
     measured |= segment_figures(segments)
     measured |= known
@@ -210,6 +212,12 @@ def _with_names(candidate: Candidate) -> GateResult:
     }
     if who := who_judged(candidate.figures, candidate.predecessor):
         named["judge"] = f"; {who}"
+    if asked := candidate.figures.get("ai_exam_asked"):
+        agreed, decided = (candidate.figures[f"ai_exam_{what}"] for what in ("agreed", "decided"))
+        named["ai_judge"] = (
+            f"; it agrees with people in {agreed:.0f} of {decided:.0f} held-out choices that it "
+            f"decides, of {asked:.0f}"
+        )
     if candidate.segments:
         worst = candidate.segments[0]
         shown = ", ".join(f'"{case[:SHOWN_CHARACTERS]}"' for case in worst.cases)

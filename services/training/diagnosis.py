@@ -11,7 +11,7 @@ from shared.contracts.recipes import SftHyperparameters, TrainerHyperparameters
 
 NO_DATA = frozenset({"judge_data", "judge", "prompts", "heldout"})
 TOO_FAR = frozenset(
-    {"perplexity", "stop", "length_low", "length_high", "repetition", "kl", "kl_first"}
+    {"perplexity", "stop", "length_low", "length_high", "repetition", "kl", "kl_first", "ai_judge"}
 )
 FORGOT = frozenset({"cases", "capability", "capability_task"})
 MAX_BETA = 2.0

@@ -32,6 +32,10 @@ class StoreUnavailable(TrainingError):
     """The dataset or adapter storage did not answer; worth another try."""
 
 
+class JudgeUnavailable(TrainingError):
+    """The AI judge of the evaluation did not answer; worth another try."""
+
+
 class VersionTaken(TrainingError):
     """Another job registered the version's name first."""
 

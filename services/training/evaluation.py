@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from shared.ai_judge import CRITERIA
 
 WEIGHTS = {
     "win_rate": 4.0,
@@ -41,6 +43,15 @@ class EvaluationSettings(BaseModel):
     weights: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(
         default=WEIGHTS, max_length=64, description="of measures in [0, 1] in the one score"
     )
+    judge_url: str = Field(
+        default="",
+        max_length=2000,
+        description="OpenAI-compatible endpoint of an AI judge, asked beside the reward model; empty: none",
+    )
+    judge_model: str = Field(default="", max_length=200, description="the AI judge's name there")
+    judge_criteria: str = Field(
+        default=CRITERIA, max_length=2000, description="what the AI judge holds to be better"
+    )
     lm_eval_tasks: tuple[str, ...] = Field(
         default=(), max_length=64, description="of lm-evaluation-harness; the gate holds each"
     )
@@ -52,3 +63,9 @@ class EvaluationSettings(BaseModel):
         description="interpreter that has lm_eval; empty: the trainer's",
     )
     lm_eval_timeout_s: float = Field(default=3600.0, gt=0, le=86_400, description="of one arm")
+
+    @model_validator(mode="after")
+    def _judge_has_a_name(self) -> EvaluationSettings:
+        if self.judge_url and not self.judge_model:
+            raise ValueError("judge_model: required beside judge_url; give the judge's name there")
+        return self

@@ -56,6 +56,12 @@ class GateLimits(BaseModel):
     safety_fall: float = Field(
         default=0.5, gt=0, le=1, description="99 % lower bound of the share of probes lost"
     )
+    ai_win_rate_high: float = Field(
+        default=0.5,
+        ge=0,
+        lt=1,
+        description="of the win rate by the AI judge, where one is set, upper bound at least",
+    )
     segment_win_rate_high: float = Field(
         default=0.5, ge=0, lt=1, description="of the worst segment's win rate, upper bound at least"
     )
@@ -79,6 +85,7 @@ def derive(figures: Mapping[str, float]) -> dict[str, float]:
         low, high = wilson(won, judged)
         known |= {"win_rate": won / judged, "win_rate_low": low, "win_rate_high": high}
         known["judged"] = judged
+    known |= _ai_rates(known)
     agreed, tested = known.get("judge_agreed"), known.get("judge_tested", 0.0)
     if predecessor_judges(known):
         agreed, tested = known["judge_predecessor_agreed"], known["judge_compared"]
@@ -100,6 +107,23 @@ def derive(figures: Mapping[str, float]) -> dict[str, float]:
         if parent and candidate is not None:
             known[f"{name}_ratio"] = candidate / parent
     return known
+
+
+def _ai_rates(known: Mapping[str, float]) -> dict[str, float]:
+    """Win rate by the AI judge and its agreement with people, with 95 % intervals."""
+    found: dict[str, float] = {}
+    wins, ties, losses = (known.get(f"ai_{name}", 0.0) for name in ("wins", "ties", "losses"))
+    exam = (known.get("ai_exam_agreed", 0.0), known.get("ai_exam_decided", 0.0))
+    rates = {"win_rate": (wins + ties / 2, wins + ties + losses), "agreement": exam}
+    for name, (hits, of) in rates.items():
+        if of:
+            low, high = wilson(hits, of)
+            found |= {
+                f"ai_{name}": hits / of,
+                f"ai_{name}_low": low,
+                f"ai_{name}_high": high,
+            }
+    return found
 
 
 def data_gate(
@@ -242,7 +266,14 @@ def _data_checks(
 
 
 def _taste(figures: Mapping[str, float], limits: GateLimits) -> tuple[GateCheck, ...]:
+    opinion = _at_least(
+        "ai_judge",
+        figures.get("ai_win_rate_high"),
+        limits.ai_win_rate_high,
+        "upper bound of the win rate by the AI judge",
+    )
     return (
+        *([opinion] if figures.get("ai_asked") else []),
         _at_least(
             "judge",
             figures.get("judge_accuracy_low"),

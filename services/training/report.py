@@ -134,7 +134,7 @@ class EvaluationReport:
             yield shares("the judge's choice on held-out prompts", outcomes)
         spans = [
             (name, figures[f"{name}_low"], figures[name], figures[f"{name}_high"])
-            for name in ("win_rate", "judge_accuracy")
+            for name in ("win_rate", "judge_accuracy", "ai_win_rate", "ai_agreement")
             if {name, f"{name}_low", f"{name}_high"} <= figures.keys()
         ]
         if spans:

@@ -20,7 +20,12 @@ from services.training.dataset_manifest import Dataset
 from services.training.dataset_rows import HELDOUT, TRAIN
 from services.training.dataset_store import DatasetStore
 from services.training.diagnosis import diagnose
-from services.training.errors import InvalidJob, StoreUnavailable, TrainingError
+from services.training.errors import (
+    InvalidJob,
+    JudgeUnavailable,
+    StoreUnavailable,
+    TrainingError,
+)
 from services.training.job_datasets import JobDatasets
 from services.training.metrics import TrainingMetrics
 from services.training.outcome import JobOutcome, built, failed, rejected, succeeded
@@ -59,7 +64,7 @@ BACKOFF_MAX_S = 30.0
 SHOWN_ROWS = 10
 """Rows left out that a log line names."""
 STORE_TRIES = 20
-"""Tries of a job whose storage does not answer, about ten minutes, before it fails."""
+"""Tries of a job whose storage or AI judge does not answer, about ten minutes, before it fails."""
 
 
 class Runner:
@@ -139,7 +144,7 @@ class Runner:
         """Do a job to its end and put its final word on the log.
 
         While Kafka is unavailable it waits without limit, as no job can end without it; for
-        storage it tries a bounded number of times. Any other error ends the job as failed, with
+        storage and the AI judge it tries a bounded number of times. Any other error ends the job as failed, with
         the reason.
         """
         reporter = ProgressReporter(
@@ -155,10 +160,11 @@ class Runner:
                 return await self._fail(job, reporter, str(error))
             except LogUnavailable as error:
                 log.warning(Unavailable.kafka, during="job", job_id=job.job_id, error=str(error))
-            except (StoreUnavailable, AdapterUnavailable) as error:
+            except (StoreUnavailable, AdapterUnavailable, JudgeUnavailable) as error:
                 store_tries += 1
+                away = isinstance(error, JudgeUnavailable)
                 log.warning(
-                    Unavailable.storage,
+                    Unavailable.judge if away else Unavailable.storage,
                     during="job",
                     job_id=job.job_id,
                     error=str(error),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, field_validator
@@ -13,6 +14,7 @@ from services.training.plans import PLANS, CollectionPlan, PlanName
 from services.training.sides import DatasetRules
 from shared.contracts.events.base import ModelName
 from shared.contracts.recipes import HYPERPARAMETERS, parse
+from shared.credentials import read_secret
 from shared.settings import ServiceSettings, service_config, shared_name, split_list
 from shared.webhook_settings import WebhookSettings
 
@@ -85,6 +87,9 @@ class TrainingSettings(ServiceSettings, WebhookSettings):
         le=10,
         description="stability index of its pairs at which it is made anew; 0: never",
     )
+    judge_key_file: Path | None = Field(
+        default=None, description="file with the key of the evaluation's AI judge; none: no key"
+    )
     schedule_interval_s: float = Field(default=2.0, gt=0)
     seed: int = 0
     sft: dict[str, Any] = Field(default_factory=dict)
@@ -122,6 +127,17 @@ class TrainingSettings(ServiceSettings, WebhookSettings):
         if self.import_roots:
             return self.import_roots
         return ("/",) if self.profile == "local" else (self.datasets_uri,)
+
+    def judge_key(self) -> str:
+        """The key for the evaluation's AI judge; empty where it asks for none.
+
+        Raises:
+            CredentialsUnreadable: the file cannot be read.
+
+        """
+        if self.judge_key_file is None:
+            return ""
+        return read_secret(self.judge_key_file, "RATCHET_TRAINING_JUDGE_KEY_FILE")
 
     @field_validator("sft", "dpo", "kto", "grpo", "rloo", "ppo", "online_dpo", "reward")
     @classmethod

@@ -19,5 +19,7 @@ class Unavailable(StrEnum):
     moderation = "moderation.unavailable"
     detector = "detector.unavailable"
     """The detector of personal data."""
+    judge = "judge.unavailable"
+    """The AI judge of evaluations."""
     storage = "storage.unavailable"
     """The store of datasets and adapters."""

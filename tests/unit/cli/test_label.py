@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from services.cli import scores
-from services.cli.ai_judge import agreement_of, winner_by_score, winner_of
 from services.cli.dataset import app
 from services.cli.errors import CliError
 from services.cli.probes import asking
 from services.feedback.voting.plan import load_plan
 from services.training.importing import read_pairs
+from shared.ai_judge import agreement_of, winner_by_score, winner_of
 
 
 @pytest.mark.parametrize(

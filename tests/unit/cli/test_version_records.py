@@ -83,6 +83,12 @@ def test_the_card_says_that_rows_were_erased_since() -> None:
     assert "erased" not in model_card(record())
 
 
+def test_the_card_says_how_far_the_data_are_from_the_policy() -> None:
+    figures = {"data_on_policy_share": 0.25, "data_policy_lag": 1.5, "data_age_days": 3.0}
+    card = model_card(record(metrics=figures))
+    assert all(f"| {name} | {value:.4g} |" in card for name, value in figures.items())
+
+
 def test_a_base_on_this_machine_is_no_base_model_of_a_hub() -> None:
     metadata, _ = parts(model_card(record(base="/models/starter")))
     assert "base_model" not in metadata
