@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,10 @@ import yaml
 from fastapi import FastAPI
 
 from services.feedback import api as feedback_api
-from services.feedback.metrics import FeedbackMetrics
-from services.feedback.read_model.api import QueryApi, query_router
+from services.feedback.annotation.api import annotation_router
+from services.feedback.erasure.api import user_router
+from services.feedback.read_model.api import query_router
+from services.feedback.voting.mount import VotingOptions, mount_voting
 from services.inference import api as inference_api
 from services.inference.generation_api import generation_router
 from services.rollout import routes as rollout_routes
@@ -29,19 +30,21 @@ from services.rollout.api import RolloutApi
 from services.rollout.console.operator_actions import OperatorActions
 from services.rollout.console.operator_views import OperatorViews
 from shared.contracts.generate import ASYNCAPI, CONTRACTS
+from shared.http.api_page import Node, openapi_page, prose, schema_section, table
 from shared.keys import KeyRing
 
 ROOT = Path(__file__).parents[2]
 INDEX = Path(__file__).parent / "index.md"
-METHODS = ("get", "post", "put", "patch", "delete")
-Node = dict[str, Any]
 
 
 def feedback_app() -> FastAPI:
     """Feedback's routes over parts without a state."""
-    queries = query_router(QueryApi.__new__(QueryApi))
+    nothing: Any = None
+    routers = (query_router(nothing), annotation_router(nothing), user_router(nothing))
     api = feedback_api.FeedbackApi.__new__(feedback_api.FeedbackApi)
-    return feedback_api.create_app(api, FeedbackMetrics.__new__(FeedbackMetrics), queries)
+    app = feedback_api.create_app(api, nothing, *routers)
+    mount_voting(app, nothing, VotingOptions(nothing, None, ""), nothing, nothing)
+    return app
 
 
 def inference_app() -> FastAPI:
@@ -58,43 +61,12 @@ def rollout_app() -> FastAPI:
     return rollout_routes.create_app(*made)  # type: ignore[arg-type]
 
 
+APPS = {"feedback": feedback_app, "inference": inference_app, "rollout": rollout_app}
+
+
 def documents() -> dict[str, Node]:
     """OpenAPI document of each service that has one."""
-    apps = {"feedback": feedback_app, "inference": inference_app, "rollout": rollout_app}
-    return {name: app().openapi() for name, app in apps.items()}
-
-
-def operations(document: Node) -> Iterator[tuple[str, Node]]:
-    """(method and path, operation) of a document."""
-    for path, item in document["paths"].items():
-        for method in METHODS:
-            if method in item:
-                yield f"{method.upper()} {path}", item[method]
-
-
-def openapi_page(document: Node) -> str:
-    """A Markdown page: each operation with parameters, body and answers, then each schema."""
-    lines = [f"# API: {document['info']['title']}", ""]
-    for name, operation in operations(document):
-        lines += [f"## {name}", "", _prose(operation.get("summary")), ""]
-        if (description := operation.get("description")) != operation.get("summary"):
-            lines += [_prose(description), ""]
-        parameters = (
-            (f"`{one['name']}`", one["in"], _type(one["schema"]), _cell(one.get("description")))
-            for one in operation.get("parameters", ())
-        )
-        lines += _table(("parameter", "in", "type", "meaning"), parameters)
-        if "requestBody" in operation:
-            lines += [f"Body: {_contents(operation['requestBody'])}", ""]
-        answers = (
-            (status, _cell(answer.get("description")), _contents(answer))
-            for status, answer in operation["responses"].items()
-        )
-        lines += _table(("status", "meaning", "body"), answers)
-    lines += ["## Schemas", ""]
-    for name, schema in document["components"]["schemas"].items():
-        lines += _schema(name, schema)
-    return "\n".join(lines)
+    return {name: app().openapi() for name, app in APPS.items()}
 
 
 def asyncapi_page() -> str:
@@ -104,9 +76,9 @@ def asyncapi_page() -> str:
     for name, operation in document["operations"].items():
         channel = operation["channel"]["$ref"].rpartition("/")[2]
         roles.setdefault((channel, operation["action"]), []).append(name.partition(".")[0])
-    lines = ["# API: topics and events", "", _prose(document["info"]["description"]), ""]
+    lines = ["# API: topics and events", "", prose(document["info"]["description"]), ""]
     for name, channel in document["channels"].items():
-        lines += [f"## {channel['address']}", "", _prose(channel["description"]), ""]
+        lines += [f"## {channel['address']}", "", prose(channel["description"]), ""]
         sides = (
             (said, ", ".join(roles.get((name, action), ())) or "–")
             for said, action in (("written by", "send"), ("read by", "receive"))
@@ -115,66 +87,12 @@ def asyncapi_page() -> str:
         config = channel["bindings"]["kafka"]["topicConfiguration"]
         settings = ", ".join(f"`{key}={value}`" for key, value in config.items())
         rows = [*sides, ("events", ", ".join(events) or "–"), ("settings", settings or "–")]
-        lines += _table(("what", "is"), rows)
+        lines += table(("what", "is"), rows)
     lines += ["## Events", ""]
     for name, message in document["components"]["messages"].items():
         schema = json.loads((CONTRACTS / message["payload"]["$ref"]).read_text())
-        lines += _schema(name, schema, f"`{message['name']}`. ")
+        lines += schema_section(name, schema, f"`{message['name']}`. ")
     return "\n".join(lines)
-
-
-def _schema(name: str, schema: Node, before: str = "") -> list[str]:
-    required = schema.get("required", ())
-    rows = (
-        (
-            f"`{field}`",
-            _type(one),
-            "yes" if field in required else "",
-            _cell(one.get("description")),
-        )
-        for field, one in schema.get("properties", {}).items()
-    )
-    shape = [] if "properties" in schema else [f"Type: {_type(schema)}", ""]
-    head = [f"### {name}", "", f"{before}{_prose(schema.get('description'))}", ""]
-    return [*head, *shape, *_table(("field", "type", "required", "meaning"), rows)]
-
-
-def _type(schema: Node) -> str:
-    """The schema in a few words: a name, alternatives, the values or the bounds."""
-    if "$ref" in schema:
-        return schema["$ref"].rpartition("/")[2]
-    for union in ("anyOf", "oneOf"):
-        if union in schema:
-            return " or ".join(_type(one) for one in schema[union])
-    if "enum" in schema or "const" in schema:
-        values = schema.get("enum", [schema.get("const")])
-        return ", ".join(f"`{value}`" for value in values)
-    kind = schema.get("type", "anything")
-    if kind == "array":
-        return f"list of {_type(schema.get('items', {}))}"
-    low, high = schema.get("minimum"), schema.get("maximum")
-    bounds = f" from {low}" * (low is not None) + f" to {high}" * (high is not None)
-    longest = f" of at most {schema['maxLength']} characters" if "maxLength" in schema else ""
-    return f"{kind}{bounds}{longest}"
-
-
-def _contents(holder: Node) -> str:
-    bodies = holder.get("content", {}).items()
-    return ", ".join(f"{_type(one.get('schema', {}))} (`{kind}`)" for kind, one in bodies) or "–"
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
-    body = [f"| {' | '.join(row)} |" for row in rows]
-    rule = "|" + "---|" * len(head)
-    return [f"| {' | '.join(head)} |", rule, *body, ""] if body else []
-
-
-def _prose(text: str | None) -> str:
-    return (text or "").replace("<", "&lt;").replace("*", "\\*")
-
-
-def _cell(text: str | None) -> str:
-    return " ".join(_prose(text).replace("|", "\\|").split())
 
 
 def main() -> None:

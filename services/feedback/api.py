@@ -264,8 +264,8 @@ def open_to_browsers(app: AsgiApp, origins: tuple[str, ...]) -> AsgiApp:
 
 def create_app(api: FeedbackApi, metrics: FeedbackMetrics, *routers: APIRouter) -> FastAPI:
     """The application: routes, and the one place where errors become answers."""
-    app = DirectApp(title="Ratchet feedback", version="1", openapi_url="/openapi.json")
-    describe(app, documents.MODELS, problems=(401, 403, 422))
+    app = DirectApp(title="Ratchet feedback", version="1", docs_url=None, redoc_url=None)
+    describe(app, documents.MODELS, problems=(401, 403, 422, 503))
 
     def route(
         method: str, path: str, endpoint: Endpoint, way: Way, **documentation: Any

@@ -120,7 +120,7 @@ def _answers(
     }
 
 
-_WRITING = (400, 401, 403, 408, 413, 422, 503)
+_WRITING = (400, 401, 403, 408, 413, 422, 429, 503)
 
 SUBMIT: dict[str, Any] = {
     "status_code": 202,
@@ -144,7 +144,7 @@ SUBMIT_BATCH: dict[str, Any] = {
 }
 WITHDRAW: dict[str, Any] = {
     "status_code": 202,
-    "responses": _answers((401, 403, 422, 503), (202, "Stored", FeedbackReceipt)),
+    "responses": _answers((401, 403, 422, 429, 503), (202, "Stored", FeedbackReceipt)),
     "openapi_extra": {"parameters": query_parameters(Withdrawal, without="feedback_id")},
 }
 COMPARE: dict[str, Any] = {

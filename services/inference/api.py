@@ -13,14 +13,14 @@ from services.inference.acceptances import Acceptance
 from services.inference.agent import Agent, EngineControl
 from services.inference.errors import AcceptanceNotOnRecord
 from services.inference.generation_api import GENERATION_PATHS, MAX_GENERATION_BYTES
-from services.inference.reconcile import Slot
+from services.inference.reconcile import AdapterState, Slot
 from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.audit import ActionAudited
 from shared.contracts.events.base import OptionalIdentifier
 from shared.contracts.topics import AUDIT
 from shared.http.asgi import AsgiApp, Receive, Scope, Send
 from shared.http.body import GuardedApp
-from shared.http.openapi import describe, problem_responses
+from shared.http.openapi import answers, describe, problem_responses
 from shared.http.problems import handle_errors
 from shared.kafka.log import EventLog, LogUnavailable
 from shared.keys import ApiKey, KeyRing, OutOfScope
@@ -40,6 +40,33 @@ class AcceptRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
     on_behalf_of: OptionalIdentifier = ""
     reason: str = Field(min_length=1, max_length=2000)
+
+
+class EngineView(BaseModel):
+    """The engine behind the agent."""
+
+    ready: bool
+    generation: int = Field(description="counts its starts")
+    base_model: str
+    reason: str = Field(description="why it is not ready")
+
+
+class AdapterView(BaseModel):
+    """An adapter; differences in nats, null where one is not finite or not known."""
+
+    version: str
+    state: AdapterState
+    reason: str
+    fault: str
+    difference: float | None
+    distances: dict[str, float | None] = Field(description="to other adapters, by version")
+
+
+class AdapterList(BaseModel):
+    """The engine, and the state of each adapter."""
+
+    engine: EngineView
+    adapters: list[AdapterView]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +104,7 @@ def create_app(
     app = FastAPI(title="Ratchet adapter agent", docs_url=None, redoc_url=None)
     describe(app)
 
-    @app.get("/v1/adapters")
+    @app.get("/v1/adapters", **answers(AdapterList))
     async def adapters() -> dict[str, Any]:
         """The engine, and the state of each adapter."""
         state = engine.state
@@ -91,9 +118,9 @@ def create_app(
             "adapters": [described(slot) for slot in agent.versions()],
         }
 
-    refusals = problem_responses(401, 403, 404, 408, 409, 413, 503)
+    refusals = problem_responses(400, 401, 403, 404, 408, 409, 413, 422, 503)
 
-    @app.post("/v1/adapters/{version}/accept", responses=refusals)
+    @app.post("/v1/adapters/{version}/accept", responses={**refusals, 200: {"model": Acceptance}})
     async def accept(
         version: str,
         body: AcceptRequest,

@@ -115,7 +115,7 @@ def generation_router(
 ) -> APIRouter:
     """Routes of the scorer and of moderated generation; scores count against a key's own limits."""
     router = APIRouter(prefix="/v1")
-    refusals = problem_responses(401, 403, 404, 408, 413, 422, 429, 502, 503)
+    refusals = problem_responses(400, 401, 403, 404, 408, 413, 422, 429, 502, 503)
 
     @router.post("/score", responses=refusals)
     async def score(
@@ -134,7 +134,13 @@ def generation_router(
             uncertainties=list(found.uncertainties),
         )
 
-    @router.post("/moderated", responses=refusals, response_model=ModeratedAnswer)
+    progress = {"text/event-stream": {"schema": {"type": "string"}}}
+
+    @router.post(
+        "/moderated",
+        responses={**refusals, 200: {"content": progress}},
+        response_model=ModeratedAnswer,
+    )
     async def moderated(
         body: ModeratedRequest, authorization: Annotated[str | None, Header()] = None
     ) -> Any:

@@ -54,6 +54,8 @@ from shared.validation import field_refusal
 
 log = structlog.get_logger(__name__)
 
+COMMANDS = ("pause", "resume", "promote", "abort", "retry")
+"""Of rollouts, on people's word."""
 SCORES = "satisfaction"
 MAX_WAITING = 3
 """Versions that wait for an approver, as the model's present rollout names them."""
@@ -151,7 +153,7 @@ class RolloutApi:
                     return steps.abort(state, at, body.reason)
                 case _:
                     raise Unknown(
-                        f"{verb}: unknown; there are pause, resume, promote, abort and retry"
+                        f"{verb}: unknown; there are {', '.join(COMMANDS[:-1])} and {COMMANDS[-1]}"
                     )
 
         await self._settle(lambda: self._controller.command(rollout_id, make, **who))

@@ -2,7 +2,7 @@
 
 FastAPI describes what it validates. Errors here are problems, not its own validation errors, bodies
 on the hot path are read raw, and path parameters may be read from the request. `describe` puts all of
-that into the document, so that clients can be generated from it.
+that into the document, so that clients can be generated from it, and serves it as a page at `/docs`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
+from shared.http.api_page import PAGE_HEADERS, openapi_html
 from shared.http.problems import PROBLEM_TYPE
 
+DOCS = "/docs"
 REF = "#/components/schemas/{model}"
 _UNUSED = ("HTTPValidationError", "ValidationError")
 """Components of FastAPI's own errors, which `handle_errors` replaces."""
@@ -49,6 +52,23 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": HTTPStatus(status).phrase} for status in statuses}
 
 
+def answers(model: Any, *statuses: int) -> dict[str, Any]:
+    """Arguments of a route whose answers with these statuses, else 200, are JSON of this model.
+
+    The first status is that of an answer without one of its own. The model describes what the route
+    writes, and neither checks nor changes it.
+    """
+    known = statuses or (int(HTTPStatus.OK),)
+    said = {one: {"model": model, "description": HTTPStatus(one).phrase} for one in known}
+    return {"status_code": known[0], "responses": said}
+
+
+def text_answer(*media_types: str, said: str) -> dict[int | str, dict[str, Any]]:
+    """`responses` of a route that answers 200 with a text of one of these types."""
+    content = {one: {"schema": {"type": "string"}} for one in media_types}
+    return {200: {"description": said, "content": content}}
+
+
 def json_body(model: type[BaseModel]) -> dict[str, Any]:
     """`requestBody` of a route that reads a model from the raw request."""
     return {"required": True, "content": json_content(model)}
@@ -77,9 +97,9 @@ def describe(
     problems: Sequence[int] = (),
     writing: Sequence[int] = (),
 ) -> None:
-    """Complete the document of an application whose routes may name `models`.
+    """Complete the document of an application whose routes may name `models`; `/docs` shows it.
 
-    `problems` are statuses of problems that every route may answer with, `writing` further ones of
+    To be called before routes are added. An operation's id is its endpoint's name. `problems` are statuses of problems that every route may answer with, `writing` further ones of
     routes that are not read by GET.
     """
 
@@ -88,7 +108,16 @@ def describe(
             app.openapi_schema = _completed(app, models, problems, writing)
         return app.openapi_schema
 
+    def page(_: Request) -> Response:
+        return Response(openapi_html(app.openapi()), media_type="text/html", headers=PAGE_HEADERS)
+
+    def operation_id(route: APIRoute) -> str:
+        return route.name
+
+    # Generated clients name a function by it; FastAPI's own is made of path and method.
+    app.router.generate_unique_id_function = operation_id
     app.openapi = document  # type: ignore[method-assign]
+    app.add_route(DOCS, page, include_in_schema=False)
 
 
 def _completed(
@@ -131,6 +160,9 @@ def _complete(path: str, operation: dict[str, Any], problems: Sequence[int]) -> 
     for status in problems:
         responses.setdefault(str(status), {})
     for status, response in responses.items():
+        for content in response.get("content", {}).values():
+            if "$ref" in content["schema"]:  # what the route's annotation says beside it is less
+                content["schema"] = {"$ref": content["schema"]["$ref"]}
         if status.isdigit() and int(status) >= HTTPStatus.BAD_REQUEST:
             response["content"] = {PROBLEM_TYPE: json_content(Problem)["application/json"]}
             response["description"] = HTTPStatus(int(status)).phrase

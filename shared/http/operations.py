@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from shared.http.asgi import AsgiApp, Receive, Scope, Send, respond
 from shared.observability.health import Health
 
-OPERATORS = frozenset(("/metrics", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"))
+OPERATORS = frozenset(("/metrics", "/docs", "/openapi.json"))
 PROBES = frozenset(("/healthz", "/readyz"))
 UNKNOWN_PATH = b'{"error":"unknown path; there are /healthz, /readyz and /metrics"}'
 OTHER_PORT = b'{"error":"not on this port; ask the service\'s other port"}'

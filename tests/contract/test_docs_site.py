@@ -11,10 +11,9 @@ from docs.site.reference import (
     ROOT,
     asyncapi_page,
     documents,
-    openapi_page,
-    operations,
 )
 from shared.contracts.catalogue import BY_SCHEMA
+from shared.http.api_page import openapi_page, operations
 from shared.kafka.topics import load_topics
 
 DOCUMENTS = documents()

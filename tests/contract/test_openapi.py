@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from html import unescape
 from typing import Any
 
+import httpx
 import pytest
 from openapi_spec_validator import validate
 
-from docs.site.reference import documents, operations
+from docs.site.reference import APPS, documents
+from shared.http.api_page import operations
+from tests.support.openapi_answers import untyped
 
 PROBLEM = "#/components/schemas/Problem"
 PROBLEM_TYPE = "application/problem+json"
@@ -71,6 +75,60 @@ def test_every_operation_says_what_it_is_how_it_succeeds_and_how_it_refuses(
         for status, answer in refusals.items():
             schema = answer["content"][PROBLEM_TYPE]["schema"]
             assert schema == {"$ref": PROBLEM}, f"{name} {status}"
+
+
+@each_document
+def test_every_answer_has_a_type(document: dict[str, Any]) -> None:
+    """So that a client generated from it knows what it got."""
+    for name, operation in operations(document):
+        for status, answer in operation["responses"].items():
+            assert answer.get("content"), f"{name} {status}: no body"
+            for kind, content in answer["content"].items():
+                found = list(untyped(content["schema"], document))
+                assert not found, f"{name} {status} {kind}: {found}"
+
+
+@pytest.mark.parametrize(
+    ("schema", "found"),
+    [
+        ({}, [": anything"]),
+        ({"type": "object", "additionalProperties": True}, [": an object without fields"]),
+        ({"type": "object", "additionalProperties": {"type": "string"}}, []),
+        ({"type": "array", "items": {}}, ["[]: anything"]),
+        ({"anyOf": [{"type": "null"}, {"$ref": "#/components/schemas/A"}]}, ["A: anything"]),
+        ({"enum": ["a"]}, []),
+    ],
+)
+def test_an_answer_without_a_type_is_found(schema: dict[str, Any], found: list[str]) -> None:
+    document = {"components": {"schemas": {"A": {"title": "A"}}}}
+    assert list(untyped(schema, document)) == found
+
+
+@each_document
+def test_every_schema_has_a_name_of_its_own(document: dict[str, Any]) -> None:
+    """FastAPI makes one up for a model that differs as input and output, or is in two modules."""
+    names = [*document["components"]["schemas"]]
+    assert [name for name in names if not re.fullmatch(r"[A-Z][A-Za-z]*", name)] == []
+
+
+@pytest.mark.parametrize("service", APPS)
+async def test_docs_is_a_whole_page_that_loads_nothing(service: str) -> None:
+    document = DOCUMENTS[service]
+    transport = httpx.ASGITransport(APPS[service]())
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as http:
+        page = await http.get("/docs")
+    assert page.status_code == 200
+    assert page.headers["content-security-policy"].startswith(
+        "default-src 'none'; style-src 'sha256"
+    )
+    assert not re.findall(r"<(?:script|link|img|iframe|object)|\bsrc=|url\(|@import", page.text)
+    assert {*re.findall(r'href="([^"#]+)', page.text)} == {"openapi.json"}
+    ids = re.findall(r'id="([^"]+)"', page.text)
+    assert len(ids) == len(set(ids))
+    assert {*re.findall(r'href="#([^"]+)', page.text)} <= set(ids)
+    headings = [unescape(one) for one in re.findall(r"<h[23] id=[^>]+>(.*?)</h", page.text)]
+    wanted = [name for name, _ in operations(document)]
+    assert headings == [*wanted, "Schemas", *document["components"]["schemas"]]
 
 
 @each_document

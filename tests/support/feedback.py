@@ -44,6 +44,7 @@ from shared.registry.routing import RoutingTable
 from shared.registry.versions import Registry
 from shared.tenants import ModelTenants
 from shared.testing.clock import ManualClock
+from tests.support.openapi_answers import hooks
 
 FEEDBACK_MODELS = models_by_type(FeedbackSubmitted, FeedbackWithdrawn, SignalObserved, VoteCast)
 
@@ -285,7 +286,9 @@ async def feedback_service(
         )
         app: Any = OperationsApp(Health(), parts.collected, served)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://feedback") as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://feedback", event_hooks=hooks("feedback")
+        ) as client:
             yield FeedbackHarness(
                 client=client,
                 log=log,

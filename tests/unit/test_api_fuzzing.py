@@ -26,6 +26,7 @@ from shared.tenants import ModelTenants
 from shared.testing.log import MemoryLog
 from tests.support.aggregator import UP, feedback, interaction, vote
 from tests.support.feedback import feedback_service, straw_router
+from tests.support.openapi_answers import hooks
 from tests.support.openapi_requests import OpenApiRequests
 from tests.support.read_model import LogBuilder
 from tests.support.rollouts import set_routing
@@ -73,7 +74,9 @@ async def annotation_api(_: Path) -> AsyncIterator[httpx.AsyncClient]:
     """Annotation queue and the voting page's own API."""
     async with voting_service() as (app, _harness):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://feedback") as http:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://feedback", event_hooks=hooks("feedback")
+        ) as http:
             yield http
 
 
@@ -122,7 +125,9 @@ async def inference_app(_: Path) -> AsyncIterator[httpx.AsyncClient]:
     app = inference_api.create_app(stub, RunningEngine(), ring, generation, MemoryLog(), access)
     served: Any = OperationsApp(Health(), CollectorRegistry(), inference_api.guarded(app, ring))
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(served, raise_app_exceptions=False), base_url="http://agent"
+        transport=httpx.ASGITransport(served, raise_app_exceptions=False),
+        base_url="http://agent",
+        event_hooks=hooks("inference"),
     ) as http:
         yield http
 

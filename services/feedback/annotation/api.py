@@ -363,7 +363,7 @@ def annotation_router(api: AnnotationApi) -> APIRouter:
     router = APIRouter(route_class=GuardedRoute)
 
     @router.post("/v1/annotations", status_code=201, responses=problem_responses(
-        401, 403, 404, 413, 422, 502, 503
+        400, 401, 403, 404, 408, 413, 422, 502, 503
     ))  # fmt: skip
     async def add_items(request: Request, body: NewItems) -> AddedItems:
         """Add items that several raters label; answers that are not given are generated."""
@@ -382,7 +382,7 @@ def annotation_router(api: AnnotationApi) -> APIRouter:
         return api.status(request)
 
     @router.post("/v1/annotations/sample", status_code=201, responses=problem_responses(
-        401, 403, 404, 422, 502, 503
+        400, 401, 403, 404, 408, 413, 422, 502, 503
     ))  # fmt: skip
     async def sample_traffic(request: Request, body: SampleRequest) -> AddedItems:
         """Add prompts of recent traffic; rare categories, failures and edge cases weigh more."""
@@ -399,7 +399,7 @@ def annotation_router(api: AnnotationApi) -> APIRouter:
         return api.item(request, item_id)
 
     @router.post("/v1/annotations/{item_id}/labels", status_code=201, responses=problem_responses(
-        401, 403, 404, 409, 422, 503
+        400, 401, 403, 404, 408, 409, 413, 422, 503
     ))  # fmt: skip
     async def label_item(request: Request, item_id: str, body: NewLabel) -> LabelOfItem:
         """A program's label, or one that a person gave in another tool.

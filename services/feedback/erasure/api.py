@@ -21,7 +21,7 @@ from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.base import Identifier
 from shared.contracts.events.erasures import ErasureCompleted, ErasureRequested
 from shared.contracts.topics import EXAMPLES, FEEDBACK, INTERACTIONS, PREFERENCES
-from shared.http.openapi import problem_responses
+from shared.http.openapi import problem_responses, text_answer
 from shared.http.streaming import StreamedResponse
 from shared.kafka.audit import Requester
 from shared.kafka.log import EventLog, LogUnavailable, Record, read_to_end
@@ -200,8 +200,7 @@ def user_router(api: UserApi) -> APIRouter:
         return await api.erasures(request, user_id)
 
     @router.get("/{user_id:path}/export", response_class=Response, responses={
-        200: {"description": "One stored event a line", "content": {NDJSON: {"schema": {
-            "type": "string"}}}}, **problems})  # fmt: skip
+        **text_answer(NDJSON, said="One stored event a line"), **problems})  # fmt: skip
     async def export_user(request: Request, user_id: Identifier) -> Response:
         """Every stored event that is about a person, as JSON Lines with its topic."""
         return await api.export(request, user_id)

@@ -174,21 +174,21 @@ def query_router(api: QueryApi) -> APIRouter:
     router = APIRouter()
 
     @router.get("/v1/examples/export", responses={200: _EXPORTED, **problem_responses(
-        401, 403, 406, 422, 503
+        401, 403, 406, 422, 429, 503
     )}, response_class=Response)  # fmt: skip
     async def export_examples(request: Request, query: Annotated[ExportQuery, Query()]) -> Response:
         """All examples that match, as a stream of JSON Lines, CSV or Parquet."""
         return await api.export(request, query)
 
     @router.get("/v1/examples", response_model=ExamplePage, responses=problem_responses(
-        401, 403, 422, 503
+        401, 403, 422, 429, 503
     ))  # fmt: skip
     async def list_examples(request: Request, query: Annotated[ExampleQuery, Query()]) -> Response:
         """A page of examples of the key's tenant."""
         return await api.examples(request, query)
 
     @router.get("/v1/feedback/{feedback_id:path}", responses=problem_responses(
-        401, 403, 404, 409, 422, 503
+        401, 403, 404, 409, 422, 429, 503
     ))  # fmt: skip
     async def feedback_status(
         request: Request,
@@ -198,7 +198,9 @@ def query_router(api: QueryApi) -> APIRouter:
         """A feedback of the key's tenant, and what became of it."""
         return await api.feedback(request, feedback_id, trace_id)
 
-    @router.post("/v1/read-model/reindex", status_code=202, responses=problem_responses(401, 403))
+    @router.post("/v1/read-model/reindex", status_code=202, responses=problem_responses(
+        401, 403, 429
+    ))  # fmt: skip
     async def reindex(request: Request) -> ReindexStarted:
         """Delete this replica's read model and fold the log anew; queries wait until it is back."""
         return await api.reindex(request)

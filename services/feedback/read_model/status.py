@@ -8,12 +8,12 @@ from enum import StrEnum
 from typing import Any, Literal
 
 import orjson
-from pydantic import AwareDatetime, BaseModel
+from pydantic import AwareDatetime, BaseModel, SerializeAsAny, SkipValidation
 
 from services.feedback.read_model.changes import VOTE
 from services.feedback.read_model.listing import window_starts
 from services.feedback.read_model.queries import FoundFeedback, FoundProduct, FoundRevision
-from shared.contracts.events.feedback import FeedbackSubmitted
+from shared.contracts.events.feedback import Correction, FeedbackSubmitted, Preference
 from shared.contracts.events.quality import ExampleJoined
 from shared.contracts.events.signals import SignalObserved
 from shared.contracts.events.versions import VersionRecord
@@ -58,7 +58,8 @@ class RevisionStatus(BaseModel):
     revision: int
     received_at: AwareDatetime
     type: str
-    value: Any = None
+    value: SerializeAsAny[SkipValidation[int | float | Correction | Preference | str | None]] = None
+    """By type, as in a submission; of a vote the choice."""
     withdrawn: bool
     counts: bool
 

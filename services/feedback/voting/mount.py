@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from starlette.routing import Route
 
 from services.feedback.errors import FeedbackError, Reason, field_errors, invalid
@@ -22,6 +22,7 @@ from shared.clock import Clock
 from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.base import Identifier
 from shared.http.body import read_body
+from shared.http.openapi import problem_responses
 from shared.http.problems import json_response
 from shared.keys import KeyRing
 
@@ -44,6 +45,15 @@ class InviteRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
     user_id: Identifier
     hours: Annotated[float, Field(gt=0, le=MAX_INVITE_HOURS)] = 24 * 7
+
+
+class Invited(BaseModel):
+    """Invite of a rater."""
+
+    user_id: str
+    tenant: str
+    path: str = Field(description="of the link that signs them in, at this service")
+    expires_at: AwareDatetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +114,7 @@ def mount_voting(
         token = Invites(sign_in.secret).issue(
             Rater(key.tenant, asked.user_id), expires_at=expires_at
         )
-        answer: dict[str, Any] = {
+        answer = {
             "user_id": asked.user_id,
             "tenant": key.tenant,
             "path": f"{PATH}/sign-in?invite={token}",
@@ -118,6 +128,8 @@ def mount_voting(
         methods=["POST"],
         response_class=Response,
         summary=invite.__doc__,
+        status_code=201,
+        responses={201: {"model": Invited}, **problem_responses(400, 408, 413)},
         openapi_extra={
             "requestBody": {
                 "required": True,

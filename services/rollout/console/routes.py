@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from services.rollout.access import Access, key_of
+from services.rollout.console import answers as said
 from services.rollout.console.operator_actions import (
     ActionRequest,
     EraseRequest,
@@ -17,6 +18,7 @@ from services.rollout.console.operator_actions import (
     TrainRequest,
 )
 from services.rollout.console.operator_views import OperatorViews
+from shared.http.openapi import answers
 
 Target = Annotated[int, Query(ge=1, le=1_000_000, description="pairs that a week should bring")]
 
@@ -26,35 +28,43 @@ def operator_routes(views: OperatorViews, actions: OperatorActions, access: Acce
     router = APIRouter(prefix="/v1")
     listed = [Depends(access.listed)]
 
-    @router.get("/versions/differences", dependencies=[Depends(access.both_versions)])
+    @router.get(
+        "/versions/differences",
+        dependencies=[Depends(access.both_versions)],
+        **answers(said.VersionDifferences),
+    )
     async def differences(first: str, second: str) -> dict[str, Any]:
         return views.differences(first, second)
 
-    @router.get("/training/jobs", dependencies=listed)
+    @router.get("/training/jobs", dependencies=listed, **answers(said.TrainingJobs))
     async def jobs(request: Request) -> dict[str, Any]:
         return {"jobs": await views.jobs(access.scope_of(request))}
 
-    @router.get("/datasets", dependencies=listed)
+    @router.get("/datasets", dependencies=listed, **answers(said.DatasetList))
     async def datasets(request: Request) -> dict[str, Any]:
         return {"datasets": views.datasets(access.scope_of(request))}
 
-    @router.get("/keys", dependencies=listed)
+    @router.get("/keys", dependencies=listed, **answers(said.KeyList))
     async def keys(request: Request) -> dict[str, Any]:
         return {"keys": await views.keys(access.scope_of(request))}
 
-    @router.get("/dead-letters", dependencies=listed)
+    @router.get("/dead-letters", dependencies=listed, **answers(said.DeadLetterList))
     async def dead_letters(request: Request) -> dict[str, Any]:
         return {"dead_letters": await views.dead_letters(access.scope_of(request))}
 
-    @router.get("/erasures", dependencies=listed)
+    @router.get("/erasures", dependencies=listed, **answers(said.ErasureList))
     async def erasures(request: Request) -> dict[str, Any]:
         return {"erasures": await views.erasures(access.scope_of(request))}
 
-    @router.get("/quality", dependencies=listed)
+    @router.get("/quality", dependencies=listed, **answers(said.QualityReport))
     async def quality(request: Request) -> dict[str, Any]:
         return await views.quality(access.scope_of(request))
 
-    @router.get("/reports/weekly", dependencies=[Depends(access.model_if_named)])
+    @router.get(
+        "/reports/weekly",
+        dependencies=[Depends(access.model_if_named)],
+        **answers(said.WeeklyReport),
+    )
     async def weekly(
         request: Request, week: str = "", model: str = "", target: Target = 100
     ) -> dict[str, Any]:
@@ -68,35 +78,51 @@ def _actions(actions: OperatorActions, access: Access) -> APIRouter:
     router = APIRouter()
     of_api_key = [Depends(access.api_key)]
 
-    @router.post("/training/jobs", status_code=202, dependencies=[Depends(access.model_of_body)])
+    @router.post(
+        "/training/jobs",
+        dependencies=[Depends(access.model_of_body)],
+        **answers(said.StartedJob, 202),
+    )
     async def train(request: Request, body: TrainRequest) -> dict[str, Any]:
         return await actions.train(body, key_of(request), access.scope_of(request))
 
-    @router.post("/training/jobs/{job_id}/cancel", dependencies=[Depends(access.job)])
+    @router.post(
+        "/training/jobs/{job_id}/cancel",
+        dependencies=[Depends(access.job)],
+        **answers(said.CancelledJob),
+    )
     async def cancel(request: Request, job_id: str, body: ActionRequest) -> dict[str, Any]:
         return await actions.cancel(job_id, body, key_of(request))
 
-    @router.post("/keys", status_code=201, dependencies=[Depends(access.tenant_of_body)])
+    @router.post(
+        "/keys", dependencies=[Depends(access.tenant_of_body)], **answers(said.NewApiKey, 201)
+    )
     async def issue(request: Request, response: Response, body: IssueKeyRequest) -> dict[str, Any]:
         response.headers["Cache-Control"] = "no-store"
         return await actions.issue(body, key_of(request))
 
-    @router.post("/keys/{key_id}/rotate", status_code=201, dependencies=of_api_key)
+    @router.post("/keys/{key_id}/rotate", dependencies=of_api_key, **answers(said.NewApiKey, 201))
     async def rotate(
         request: Request, response: Response, key_id: str, body: RotateKeyRequest
     ) -> dict[str, Any]:
         response.headers["Cache-Control"] = "no-store"
         return await actions.rotate(key_id, body, key_of(request))
 
-    @router.post("/keys/{key_id}/revoke", dependencies=of_api_key)
+    @router.post("/keys/{key_id}/revoke", dependencies=of_api_key, **answers(said.RevokedKey))
     async def revoke(request: Request, key_id: str, body: ActionRequest) -> dict[str, Any]:
         return await actions.revoke(key_id, body, key_of(request))
 
-    @router.post("/erasures", status_code=202, dependencies=[Depends(access.listed)])
+    @router.post(
+        "/erasures", dependencies=[Depends(access.listed)], **answers(said.RequestedErasure, 202)
+    )
     async def erase(request: Request, body: EraseRequest) -> dict[str, Any]:
         return await actions.erase(body, key_of(request))
 
-    @router.post("/dead-letters/replay", dependencies=[Depends(access.letters_of_body)])
+    @router.post(
+        "/dead-letters/replay",
+        dependencies=[Depends(access.letters_of_body)],
+        **answers(said.ReplayedLetters),
+    )
     async def replay(request: Request, body: ReplayRequest) -> dict[str, Any]:
         return await actions.replay(body, key_of(request))
 

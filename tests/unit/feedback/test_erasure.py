@@ -59,6 +59,7 @@ from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.aggregator import UP, at, feedback, interaction, vote
 from tests.support.annotations import item
+from tests.support.openapi_answers import hooks
 from tests.support.read_model import LogBuilder
 
 TENANT = "acme"
@@ -366,7 +367,9 @@ async def served(
     app.include_router(user_router(users))
     handle_errors(app)
     transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://feedback") as client:
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://feedback", event_hooks=hooks("feedback")
+    ) as client:
         yield client
 
 

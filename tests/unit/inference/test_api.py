@@ -19,6 +19,7 @@ from shared.keys import KeyRing
 from shared.registry.versions import Registry
 from shared.tenants import ModelTenants
 from shared.testing.log import MemoryLog
+from tests.support.openapi_answers import hooks
 from tests.support.operators import operator_of
 from tests.unit.training.builders import record
 
@@ -72,7 +73,11 @@ def guarded_app(
 
 
 def client(app: Any) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://agent")
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(app),
+        base_url="http://agent",
+        event_hooks=hooks("inference"),
+    )
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from shared.keys import KeyRing, new_key
 from shared.quotas import Quotas, RateLimits, inference_limits
 from shared.registry.versions import Registry
 from shared.tenants import ModelTenants
+from tests.support.openapi_answers import hooks
 from tests.unit.training.builders import MODEL, record, state
 
 V10 = f"{MODEL}-v1.0"
@@ -75,7 +76,11 @@ def client(stub: Any, *, keys: bool = False, ring: KeyRing | None = None) -> htt
     generation = generation_router(stub, registry, stub, stub, ring, quotas)
     access = api.AdapterAccess(registry, ModelTenants())
     app: Any = api.guarded(api.create_app(stub, stub, ring, generation, stub, access), ring)
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://agent")
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(app),
+        base_url="http://agent",
+        event_hooks=hooks("inference"),
+    )
 
 
 def item(completion: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from shared.keys import KeyRing
 from shared.observability.health import Health
 from shared.pseudonyms import AS_THEY_COME, UserPseudonyms
 from shared.tenants import ModelTenants
+from tests.support.openapi_answers import hooks
 from tests.unit.rollout.fakes import ControllerBench, ControllerHarness, register, until_known
 
 STRATEGIES = Path("services/rollout/strategies")
@@ -65,7 +66,9 @@ def client(
     app, api = application(harness, keys, pseudonyms, tenants)
     served = OperationsApp(Health(), CollectorRegistry(), guarded(app, api))
     transport = httpx.ASGITransport(app=served)  # type: ignore[arg-type]
-    return httpx.AsyncClient(transport=transport, base_url="http://rollout")
+    return httpx.AsyncClient(
+        transport=transport, base_url="http://rollout", event_hooks=hooks("rollout")
+    )
 
 
 @pytest.fixture

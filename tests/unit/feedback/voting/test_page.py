@@ -25,6 +25,7 @@ from shared.contracts.events.feedback import (
 )
 from shared.contracts.events.votes import Choice, VoteCast
 from shared.keys import hash_key
+from tests.support.openapi_answers import hooks
 from tests.support.voting import PLAN, RATER, SECRET, VotingHarness, voting_service
 from tests.support.waiting import eventually
 
@@ -34,7 +35,9 @@ class Visitor:
 
     def __init__(self, app: Any, harness: VotingHarness) -> None:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        self.client = httpx.AsyncClient(transport=transport, base_url="http://feedback")
+        self.client = httpx.AsyncClient(
+            transport=transport, base_url="http://feedback", event_hooks=hooks("feedback")
+        )
         self.harness = harness
         self.token = ""
 
