@@ -20,6 +20,8 @@ from services.cli.version_trajectory import show_trajectory
 
 SHOWN_APART = frozenset({"version", "record", "metrics", "gate_overridden_by"})
 """What `ratchet versions show` has as its title, or in other fields and tables."""
+CARD_FIELDS = frozenset({"card", "rules", "splits"})
+"""What `ratchet dataset show` and the console have of a version's dataset."""
 VERSION_FIELDS = (
     *("state", "reason", "waits_for", "gate", "gain", "deployments", "moved_at", "rollout"),
     *("model", "method", "parent", "base", "created_at", "rebases", "evaluated", "evaluation"),
@@ -83,6 +85,10 @@ def show(
         return
     record = dict(data.get("record") or {})
     record.pop("fingerprint", None)  # thousands of figures; --json has them
+    if "dataset" in record:  # tables of their own, of `ratchet dataset show`
+        record["dataset"] = {
+            name: value for name, value in record["dataset"].items() if name not in CARD_FIELDS
+        }
     figures, gate = record.pop("metrics", {}), record.pop("gate", {})
     if "reason" in record:  # of settings: why they were registered
         record["record.reason"] = record.pop("reason")

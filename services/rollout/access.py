@@ -14,6 +14,7 @@ from fastapi import Request
 
 from services.rollout.decision_log import DecisionLog
 from services.rollout.errors import AuditUnavailable
+from services.rollout.trained_datasets import trainings
 from shared.contracts.topics import intake_topic
 from shared.kafka.log import EventLog, LogUnavailable
 from shared.keys import ApiKey, OutOfScope
@@ -95,6 +96,13 @@ class Access:
         """The query's two versions."""
         self._must_have_version(request, "first", first)
         self._must_have_version(request, "second", second)
+
+    def dataset(self, request: Request, dataset_id: str) -> None:
+        """The path's dataset: something of the key's models was trained on it."""
+        scope = self.scope_of(request)
+        found = trainings(self._registry, dataset_id)
+        allowed = scope.everything or any(scope.has_model(one.record.model) for one in found)
+        self._must(request, allowed, "dataset_id", dataset_id)
 
     async def job(self, request: Request, job_id: str) -> None:
         """The path's training job."""

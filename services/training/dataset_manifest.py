@@ -39,6 +39,10 @@ from shared.contracts.events.training import TrainingMethod
 from shared.contracts.events.versions import DatasetRef
 
 FILES = (TRAIN, HELDOUT, JUDGE, PROMPTS, LEFT_OUT)
+MOST_VALUES = 40
+"""Values of a card's part that a version's record has; a segment may have thousands."""
+OTHERS = "(others)"
+"""What the record counts the other values as."""
 
 
 class FilePlace(NamedTuple):
@@ -158,6 +162,9 @@ class Dataset:
             refused=manifest.refused,
             offsets=manifest.offsets,
             tenants=manifest.card.get(TENANT, {}),
+            splits={name.removesuffix(".jsonl"): one.rows for name, one in manifest.files.items()},
+            card={name: _most_frequent(counts) for name, counts in manifest.card.items()},
+            rules=manifest.rules.model_dump(mode="json"),
         )
 
     def rows(self, name: str) -> Collection[Row]:
@@ -227,6 +234,13 @@ class Dataset:
             files=files.refs,
         )
         return replace(self, manifest=manifest, files=files)
+
+
+def _most_frequent(counts: Mapping[str, int]) -> dict[str, int]:
+    """The values with the highest counts, and how many rows have another one."""
+    ranked = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+    others = sum(count for _, count in ranked[MOST_VALUES:])
+    return dict(ranked[:MOST_VALUES]) | ({OTHERS: others} if others else {})
 
 
 def _by_erasure(row: LeftOut) -> tuple[int, int]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-UNSHOWN = frozenset({"version", "fingerprint", "adapter_sha256", "adapter_uri", "job_id"})
-"""Fields that differ between any two versions and say nothing."""
+UNSHOWN = frozenset(
+    {"version", "fingerprint", "adapter_sha256", "adapter_uri", "job_id", "dataset.card"}
+)
+"""Paths of fields that differ between any two versions and say nothing, or too much."""
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -23,9 +25,9 @@ def _flat(value: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """Values by their path through objects; a list is one value, but a gate's checks are named."""
     found: dict[str, Any] = {}
     for name, one in value.items():
-        if not path and name in UNSHOWN:
-            continue
         place = f"{path}{name}"
+        if place in UNSHOWN:
+            continue
         if name == "checks":
             one = {check["name"]: check.get("value") for check in one}  # noqa: PLW2901
         if isinstance(one, Mapping):

@@ -252,6 +252,48 @@ def test_the_weeks_report_is_drawn_and_a_hidden_page_reads_nothing(
         page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
 
 
+CARD = {
+    "dataset_id": "m-dpo-0123",
+    "splits": {"train": 412, "heldout": 46, "judge": 97, "prompts": 200, "left_out": 3},
+    "refused": {"similar_answers": 12, "rater_cap": 7, "burst": 25},
+    "card": {
+        "counts": {"rows": 412, "raters": 31, "prompts": 388},
+        "source": {"vote": 300, "correction": 112},
+        "category": {"creative": 212, "<b>factual_qa</b>": 200},
+        "quality": {"score": 71, "clear winners": 64},
+    },
+    "rules": {"min_chars": 10, "similarity": 0.8, "people_only": ["medical"]},
+}
+
+
+def test_a_dataset_shows_its_card_and_leads_to_what_was_trained_on_it(
+    page: Page, console: ConsoleHarness
+) -> None:
+    harness = console.harness
+    figures = {"data_on_policy_share": 0.83, "data_policy_lag": 1.2, "data_age_days": 4.5}
+    console.call(register(harness.log, "v3", dataset=CARD, metrics=figures))
+    console.call(until_known(harness, "v3"))
+    opened(page, console, "datasets")
+    page.get_by_role("button", name="m-dpo-0123").click()
+    detail = page.locator("#detail")
+    for text in ("31", "<b>factual_qa</b>", "rater_cap", "83 %", "similarity", "heldout"):
+        expect(detail).to_contain_text(text)
+    assert page.locator("b").count() == 0
+    checked(page, "the card")
+    page.set_viewport_size({"width": 1_100, "height": 1_000})
+    page.evaluate("document.getElementById('detail').scrollIntoView()")
+    picture(page, "console-dataset")
+
+    detail.get_by_role("link", name="v3").click()
+    expect(page.locator("#detail h2")).to_have_text("v3")
+    page.locator("#detail").get_by_role("link", name="m-dpo-0123").click()
+    expect(page.locator("#detail h2")).to_have_text("m-dpo-0123")
+    page.goto(f"{console.url}datasets#none")
+    expect(page.locator("#detail .empty")).to_contain_text("there is none of this name")
+    page.goto(f"{console.url}datasets#d")
+    expect(page.locator("#detail")).to_contain_text("Its record is older than cards")
+
+
 def test_an_approver_accepts_data_that_one_tenant_gave_most_of(
     page: Page, console: ConsoleHarness
 ) -> None:

@@ -85,6 +85,25 @@ class DatasetList(BaseModel):
     datasets: list[UsedDataset]
 
 
+class DatasetUse(BaseModel):
+    """What was trained on a dataset, and how far the data were from its parent; None: not known."""
+
+    name: str
+    kind: Literal["version", "reward model"]
+    data_on_policy_share: float | None
+    data_policy_lag: float | None
+    data_age_days: float | None
+
+
+class DatasetCard(DatasetRef):
+    """A dataset with its card, splits and filters, and what was trained on it."""
+
+    model: str
+    created_at: AwareDatetime
+    erased_rows: int
+    used_by: list[DatasetUse]
+
+
 class KeyView(BaseModel):
     """An API key without its hash."""
 

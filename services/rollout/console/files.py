@@ -31,6 +31,7 @@ FILES = {
     "/console.css": ("console.css", STYLE),
     "/common.js": ("common.js", SCRIPT),
     "/console.js": ("console.js", SCRIPT),
+    "/dataset.js": ("dataset.js", SCRIPT),
     "/pages.js": ("pages.js", SCRIPT),
     "/report.js": ("report.js", SCRIPT),
 }

@@ -15,12 +15,12 @@ from services.rollout.console.quality import daily_figures, targets
 from services.rollout.console.week_report import read_week, week_report
 from services.rollout.decision_log import DecisionLog
 from services.rollout.errors import AuditUnavailable, Unknown
+from services.rollout.trained_datasets import carded, summarised, trainings
 from shared.clock import Clock
 from shared.contracts.events.api_keys import ApiKeyIssued
 from shared.contracts.events.dead_letters import DeadLetter
 from shared.contracts.events.erasures import ErasureCompleted, ErasureRequested
 from shared.contracts.events.quality import QualityWindow
-from shared.contracts.events.versions import RewardRecord, VersionRecord
 from shared.contracts.topics import ERASURES, QUALITY
 from shared.http.problems import InvalidField
 from shared.kafka.deadletters import dead_letters_to_end, place_of
@@ -73,16 +73,29 @@ class OperatorViews:
     def datasets(self, scope: OperatorScope) -> list[dict[str, Any]]:
         """Datasets in a key's scope that versions and reward models were trained on, newest first."""
         found: dict[str, dict[str, Any]] = {}
-        seen = [one for one in self._registry.versions() if scope.has_model(one.record.model)]
-        for version in seen:
-            if isinstance(version.record, VersionRecord):
-                erased = version.marks.erased_rows if version.marks else 0
-                _add_dataset(found, version.record, version.record.version, erased)
-        for model in {version.record.model for version in seen}:
-            for reward in self._registry.rewards(model):
-                _add_dataset(found, reward, reward.name, 0)
+        for one in trainings(self._registry):
+            if scope.has_model(one.record.model):
+                shown = found.setdefault(one.record.dataset.dataset_id, summarised(one))
+                shown["used_by"].append(one.name)
+                shown["erased_rows"] = max(shown["erased_rows"], one.erased_rows)
         newest = sorted(found.values(), key=lambda one: one["created_at"], reverse=True)
         return newest[:SHOWN]
+
+    def dataset(self, dataset_id: str, scope: OperatorScope) -> dict[str, Any]:
+        """A dataset with its card, splits and filters, and what of a key's scope was trained on it.
+
+        Raises:
+            Unknown: nothing was trained on such a dataset.
+
+        """
+        found = [
+            one
+            for one in trainings(self._registry, dataset_id)
+            if scope.has_model(one.record.model)
+        ]
+        if not found:
+            raise Unknown(f"dataset {dataset_id[:200]}: unknown; GET /v1/datasets lists them")
+        return carded(found)
 
     async def keys(self, scope: OperatorScope) -> list[dict[str, Any]]:
         """API keys in a key's scope that were not revoked, without their hashes, the newest first.
@@ -247,24 +260,6 @@ def _dead_letter(letter: DeadLetter) -> dict[str, Any]:
         "place": "/".join(str(part) for part in place_of(letter)),
         "body": letter.body[:MAX_BODY],
     }
-
-
-def _add_dataset(
-    found: dict[str, dict[str, Any]], record: VersionRecord | RewardRecord, user: str, erased: int
-) -> None:
-    dataset = record.dataset
-    shown = found.setdefault(
-        dataset.sha256,
-        {
-            **dataset.model_dump(mode="json"),
-            "model": record.model,
-            "created_at": record.created_at.isoformat(),
-            "erased_rows": 0,
-            "used_by": [],
-        },
-    )
-    shown["used_by"].append(user)
-    shown["erased_rows"] = max(shown["erased_rows"], erased)
 
 
 def _erasure(asked: ErasureRequested, done: ErasureCompleted | None) -> dict[str, Any]:

@@ -44,6 +44,14 @@ def operator_routes(views: OperatorViews, actions: OperatorActions, access: Acce
     async def datasets(request: Request) -> dict[str, Any]:
         return {"datasets": views.datasets(access.scope_of(request))}
 
+    @router.get(
+        "/datasets/{dataset_id}",
+        dependencies=[Depends(access.dataset)],
+        **answers(said.DatasetCard),
+    )
+    async def dataset(request: Request, dataset_id: str) -> dict[str, Any]:
+        return views.dataset(dataset_id, access.scope_of(request))
+
     @router.get("/keys", dependencies=listed, **answers(said.KeyList))
     async def keys(request: Request) -> dict[str, Any]:
         return {"keys": await views.keys(access.scope_of(request))}

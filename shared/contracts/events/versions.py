@@ -62,6 +62,18 @@ class DatasetRef(BaseModel):
         default_factory=dict,
         description="rows that each tenant gave; empty: one tenant's, imported, or not known",
     )
+    splits: dict[str, int] = Field(
+        default_factory=dict,
+        description="rows of each file: train, heldout, judge, prompts, left_out; empty: not known",
+    )
+    card: dict[str, dict[str, int]] = Field(
+        default_factory=dict,
+        description="counts of what is trained on, by source, category and so on, the most frequent "
+        "values of each; empty: not known",
+    )
+    rules: dict[str, Any] = Field(
+        default_factory=dict, description="filters and shares by which rows were chosen"
+    )
 
     @property
     def majority(self) -> tuple[str, float] | None:

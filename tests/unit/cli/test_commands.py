@@ -476,6 +476,17 @@ def test_fingerprints_are_for_programs_only(straw: Straw, run: Run) -> None:
     assert "much" not in run("versions", "show", "assistant-v1.1").out
 
 
+def test_a_datasets_card_is_in_dataset_show_and_for_programs(straw: Straw, run: Run) -> None:
+    dataset = {"dataset_id": "d-1", "card": {"source": {"vote": 7}}, "rules": {"min_chars": 10}}
+    whole = VERSION | {"record": {"version": "assistant-v1.1", "dataset": dataset}}
+    straw.answers["GET", "/v1/versions/assistant-v1.1"] = (200, whole)
+    shown = run("versions", "show", "assistant-v1.1").out
+    assert "d-1" in shown
+    assert "min_chars" not in shown
+    assert "vote" not in shown
+    assert "min_chars" in run("versions", "show", "assistant-v1.1", "--json").out
+
+
 def test_a_version_is_shown_by_what_is_known_of_it(straw: Straw, run: Run) -> None:
     record = {
         "version": "assistant-v1.1",

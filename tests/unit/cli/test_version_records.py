@@ -45,6 +45,13 @@ def record(**changes: Any) -> dict[str, Any]:
     }
 
 
+def test_a_datasets_card_is_no_difference_and_its_rules_are() -> None:
+    old = {"dataset": {"card": {"source": {"vote": 1}}, "rules": {"min_chars": 10}}}
+    new = {"dataset": {"card": {"source": {"vote": 2}}, "rules": {"min_chars": 20}}}
+    found = [one["field"] for one in differences(old, new)]
+    assert found == ["dataset.rules.min_chars"]
+
+
 def test_only_what_differs_is_shown_by_its_path() -> None:
     other = record(
         version="assistant-v1.2",

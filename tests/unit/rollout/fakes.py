@@ -249,8 +249,10 @@ async def register(
     base: str = "base",
     base_sha256: str = "",
     tenants: Mapping[str, int] | None = None,
+    dataset: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
 ) -> None:
-    """A version as training registers it; `tenants` gave its rows."""
+    """A version as training registers it; `tenants` gave its rows, `dataset` has more fields."""
     record = VersionRecord(
         version=version,
         model="m",
@@ -266,7 +268,8 @@ async def register(
             sha256="0" * 64,
             rows=sum((tenants or {"": 1}).values()),
             tenants={name: rows for name, rows in (tenants or {}).items() if name},
-        ),
+        ).model_copy(update=dict(dataset or {})),
+        metrics=dict(metrics or {}),
         hyperparameters={},
         seed=0,
         code_revision="test",

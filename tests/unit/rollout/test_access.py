@@ -69,6 +69,7 @@ CALLS = {
         "/v1/versions/differences?first=v1&second=v2", "first"
     ),
     "GET /v1/versions/{version}": RouteCall("/v1/versions/v1", "version"),
+    "GET /v1/datasets/{dataset_id}": RouteCall("/v1/datasets/d", "dataset_id"),
     "GET /v1/reports/weekly": RouteCall("/v1/reports/weekly?model=m", "model"),
     "POST /v1/training/jobs": RouteCall("/v1/training/jobs", "model", {"model": "m", **WHY}),
     "POST /v1/training/jobs/{job_id}/cancel": RouteCall("/v1/training/jobs/j/cancel", "job_id", WHY),

@@ -24,6 +24,7 @@ from shared.contracts.events.training import (
     TrainingProgress,
     TrainingRequested,
 )
+from shared.contracts.events.versions import VersionMarks, marks_key
 from shared.contracts.subject import subject_of
 from shared.contracts.topics import (
     API_KEYS,
@@ -34,14 +35,16 @@ from shared.contracts.topics import (
     QUALITY,
     TRAINING_JOBS,
     TRAINING_RUNS,
+    VERSIONS,
 )
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.log import LogUnavailable, Record, read_events
 from shared.keys import KeyRing, hash_key, new_key
 from shared.pseudonyms import UserPseudonyms
 from tests.support.rollouts import publish_pairs
+from tests.support.waiting import eventually
 from tests.unit.rollout.conftest import client
-from tests.unit.rollout.fakes import ControllerHarness
+from tests.unit.rollout.fakes import ControllerHarness, register, until_known
 
 WHY = {"reason": "a drill", "on_behalf_of": "ann"}
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -370,10 +373,45 @@ async def test_an_erasure_is_requested_until_its_proof_is_there(
 async def test_datasets_and_differences_are_those_of_the_versions(http: httpx.AsyncClient) -> None:
     (dataset,) = (await http.get("/v1/datasets")).json()["datasets"]
     assert dataset["used_by"] == ["v1", "v2"]
+    assert "card" not in dataset, "a list of them stays small"
     found = await http.get("/v1/versions/differences", params={"first": "v1", "second": "v2"})
     assert "version" not in {one["field"] for one in found.json()["differences"]}
     params = {"first": "v1", "second": "v9"}
     assert (await http.get("/v1/versions/differences", params=params)).status_code == 404
+
+
+async def test_a_dataset_has_its_card_and_what_was_trained_on_it(
+    harness: ControllerHarness, http: httpx.AsyncClient
+) -> None:
+    card = {"counts": {"rows": 9, "raters": 3, "prompts": 8}, "category": {"creative": 9}}
+    known = {
+        "dataset_id": "d2",
+        "splits": {"train": 9, "heldout": 1},
+        "card": card,
+        "rules": {"min_chars": 10},
+        "refused": {"similar_answers": 2},
+    }
+    figures = {"data_on_policy_share": 0.5, "data_policy_lag": 1.5, "win_rate": 0.6}
+    await register(harness.log, "v3", dataset=known, metrics=figures)
+    await register(harness.log, "v4", dataset=known)
+    mark = VersionMarks(version="v3", erased_rows=2, at=NOW)
+    await harness.log.publish(VERSIONS, key=marks_key("v3"), event=mark, event_id="v3:erased")
+    await until_known(harness, "v4")
+    await eventually(
+        lambda: (found := harness.versions.registry.get("v3")) and found.marks, "the mark is known"
+    )
+    shown = (await http.get("/v1/datasets/d2")).json()
+    assert {name: shown[name] for name in known} == known
+    assert (shown["model"], shown["erased_rows"]) == ("m", 2)
+    lag = {"data_on_policy_share": 0.5, "data_policy_lag": 1.5, "data_age_days": None}
+    assert shown["used_by"] == [
+        {"name": "v3", "kind": "version", **lag},
+        {"name": "v4", "kind": "version", **dict.fromkeys(lag)},
+    ]
+    older = (await http.get("/v1/datasets/d")).json()
+    assert (older["card"], older["splits"], len(older["used_by"])) == ({}, {}, 2)
+    unknown = await http.get("/v1/datasets/none")
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "not_found")
 
 
 def window(partition: int, version: str = "v1", **figures: float) -> QualityWindow:

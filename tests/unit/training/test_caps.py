@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from services.training.caps import balance, cap_shares
 from services.training.dataset import select_pairs
+from services.training.dataset_manifest import MOST_VALUES, OTHERS
 from services.training.dataset_rows import TRAIN, LabelledAnswer, LeftOut, canonical
 from services.training.labelled import select_labelled
 from services.training.sides import DatasetRules
 from services.training.snapshot import take_snapshot
+from shared.contracts.events.base import Context
 from shared.contracts.events.preferences import PairSource, PreferencePair
 from shared.contracts.events.training import TrainingMethod
 from shared.contracts.topics import PREFERENCES
@@ -143,6 +145,24 @@ async def test_the_record_has_each_tenants_rows_and_a_majority(
     ][: 4 * each]
     left = dataset.without(left_out).reference("file:///d")
     assert (left.tenants, left.majority) == ({"acme": 3 * each, "globex": 3 * each}, None)
+
+
+async def test_the_record_has_the_cards_most_frequent_values_splits_and_rules() -> None:
+    log = MemoryLog()
+    for number in range(MOST_VALUES + 20):
+        context = Context(segment="common" if number < 10 else f"segment {number}")
+        event = pair_event(number, context=context)
+        await log.publish(PREFERENCES, key=event.pair_id, event=event, event_id=event.pair_id)
+    dataset = await take_snapshot(log, model=MODEL, method=TrainingMethod.dpo, rules=RULES)
+    reference = dataset.reference("file:///d")
+    whole, shown = dataset.manifest.card["segment"], reference.card["segment"]
+    assert len(whole) > MOST_VALUES + 1 == len(shown)
+    assert max(shown, key=lambda name: shown[name]) in ("common", OTHERS)
+    assert sum(shown.values()) == sum(whole.values())
+    assert reference.card["source"] == dataset.manifest.card["source"]
+    assert reference.splits["train"] == reference.rows
+    assert reference.splits.keys() == {"train", "heldout", "judge", "prompts", "left_out"}
+    assert reference.rules == dataset.manifest.rules.model_dump(mode="json")
 
 
 async def test_one_tenants_dataset_has_no_majority_and_an_older_rule_no_tenants() -> None:

@@ -54,7 +54,12 @@ export function rows(head, lines) {
 
 export function facts(pairs) {
   return element("dl", {}, ...Object.entries(pairs).filter(([, value]) => value !== "").map(([name, value]) =>
-    element("div", {}, element("dt", {}, name), element("dd", {}, String(value)))));
+    element("div", {}, element("dt", {}, name), element("dd", {}, value instanceof Node ? value : String(value)))));
+}
+
+// A link to one thing on another page; nothing without a name.
+export function linked(where, name) {
+  return name ? element("a", { href: `${where}#${encodeURIComponent(name)}` }, name) : "";
 }
 
 export function table(label, head, lines) {

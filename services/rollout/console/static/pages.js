@@ -1,11 +1,12 @@
 // Console's pages beside rollouts: each asks the JSON API for one list and draws it. No dependency.
 import {
-  ask, byId, confirm, counts, element, facts, keepFresh, moment, number, percent, rows, show, table, titled, update, useKey,
+  ask, byId, confirm, counts, element, facts, keepFresh, linked, moment, number, percent, show, table, titled, update, useKey,
 } from "./common.js";
+import { drawDataset } from "./dataset.js";
 import { drawReport, reportChoice } from "./report.js";
 
 const REFRESH_MS = 10_000;
-let chosen = "";
+let chosen = named();
 let listed = [];
 
 // Each page: what it lists, the name of a row, its columns, what may be done, and the details of a row.
@@ -75,12 +76,7 @@ const PAGES = {
       "Used by": (one) => one.used_by.join(", "),
       Made: (one) => moment(one.created_at),
     },
-    detail: (one) => [
-      facts({ Storage: one.uri, "SHA-256": one.sha256 }),
-      counts("Rows left out, by reason", one.refused),
-      counts("Offsets up to which the log was read", one.offsets),
-      element("p", { class: "hint" }, `Its card: ratchet dataset show ${one.uri}`),
-    ],
+    detail: async (one) => drawDataset(await ask(`v1/datasets/${encodeURIComponent(one.dataset_id)}`)),
   },
   quality: {
     title: "Quality",
@@ -282,6 +278,15 @@ function againstTarget(one, name) {
     `${percent(value, 1)}, ${met ? "meets" : "misses"} ${direction} ${percent(target, 0)}`);
 }
 
+// The name after # in the address, by which a page of one thing is linked to.
+function named() {
+  try {
+    return decodeURIComponent(location.hash.slice(1));
+  } catch {
+    return "";
+  }
+}
+
 function checks(gate) {
   return titled("Gate", gate.length
     ? table("Gate", ["Check", "Passed", "Value", "Limit", "What"], gate.map((one) =>
@@ -300,7 +305,7 @@ async function versionDetail(one) {
   const { differences } = parent ? await ask(`v1/versions/differences?${query}`) : { differences: [] };
   const text = (value) => value === null ? "–" : typeof value === "object" ? JSON.stringify(value) : String(number(value));
   return [
-    facts({ Lineage: lineage.join(" → "), Base: record.base, Dataset: record.dataset?.dataset_id ?? "", Seed: record.seed ?? "",
+    facts({ Lineage: lineage.join(" → "), Base: record.base, Dataset: linked("datasets", record.dataset?.dataset_id), Seed: record.seed ?? "",
       "Erased rows": one.erased_rows, "Code revision": record.code_revision ?? "" }),
     checks(record.gate.checks),
     ...Object.keys(one.tenants).length ? [counts("Rows of its dataset, by tenant", one.tenants)] : [],
@@ -331,6 +336,7 @@ function opener(one) {
   const button = element("button", { type: "button", class: "link" }, page.name(one));
   button.addEventListener("click", async () => {
     chosen = page.name(one);
+    history.replaceState(null, "", `#${encodeURIComponent(chosen)}`);
     await show(refresh);
     byId("detail").focus();
   });
@@ -351,7 +357,9 @@ async function refresh() {
   listed = await page.list();
   update("list", listed, page.draw ?? listing);
   const one = page.detail && listed.find((row) => page.name(row) === chosen);
-  const detail = one ? [element("h2", {}, chosen), ...await page.detail(one)] : [];
+  const detail = one ? [element("h2", {}, chosen), ...await page.detail(one)] : page.detail && chosen
+    ? [element("h2", {}, chosen), element("p", { class: "empty" }, "Not in this list: there is none of this name, "
+      + "or it is another tenant's.")] : [];
   update("detail", detail.map((node) => node.outerHTML), () => detail);
 }
 
@@ -361,5 +369,9 @@ byId("hint").textContent = page.hint;
 byId("actions").replaceChildren(...page.actions?.() ?? []);
 byId("actions").addEventListener("change", () => show(refresh));
 document.querySelector(`nav a[href="${location.pathname.split("/").pop()}"]`).setAttribute("aria-current", "page");
+addEventListener("hashchange", () => {
+  chosen = named();
+  show(refresh);
+});
 useKey(() => show(refresh));
 keepFresh(refresh, page.refreshMs ?? REFRESH_MS);

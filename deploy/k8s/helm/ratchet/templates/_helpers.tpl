@@ -402,7 +402,7 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- if eq . "feedback" -}}
 {{- $paths = append $paths (dict "path" "/vote") -}}
 {{- else if eq . "rollout" -}}
-{{- range $page := list "" "versions" "training" "datasets" "keys" "dead-letters" "erasures" "quality" "report" "look.css" "console.css" "common.js" "console.js" "pages.js" "report.js" -}}
+{{- range $page := list "" "versions" "training" "datasets" "keys" "dead-letters" "erasures" "quality" "report" "look.css" "console.css" "common.js" "console.js" "dataset.js" "pages.js" "report.js" -}}
 {{- $paths = append $paths (dict "path" (print "/" $page) "exact" true) -}}
 {{- end -}}
 {{- end -}}
