@@ -14,6 +14,7 @@ NAMES = (
     "reinforcement",
     "active_learning",
     "datasets",
+    "ranking",
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from shared.contracts.events.base import Event
     from shared.contracts.events.votes import VoteCast
     from shared.kafka.log import EventLog
-    from shared.ranking import RankedVote, ShareWithin, VersionRanking
+    from shared.ranking.audit import Defect
+    from shared.ranking.board import RankedVote
+    from shared.ranking.standings import Effect, ShareWithin, VersionRanking
 
 FAST = "vote_faster_than_reading"
 """Label of the voting page's votes that came faster than both answers can be read."""
@@ -36,8 +38,9 @@ def ranking(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Rank versions by votes: Bradley-Terry on Elo's scale, with 95 % intervals."""
-    from shared.ranking import rank
+    """Rank versions by votes: Bradley-Terry on Elo's scale, with 95 % intervals and an audit."""
+    from shared.ranking.audit import audit
+    from shared.ranking.standings import rank
 
     events = with_log(load_settings(), vote_events)
     votes = [
@@ -47,16 +50,18 @@ def ranking(
         and tenant in ("", vote.tenant)
         and not (leave_out_fast and vote.context.labels.get(FAST))
     ]
-    found = rank(map(ranked_vote, votes), bootstraps=bootstraps)
+    ranked = list(map(ranked_vote, votes))
+    found = rank(ranked, bootstraps=bootstraps)
     if not found.votes:
         raise CliError(
             f"no votes between versions of {model}; open comparisons, or name another --model",
             Exit.failed,
         )
+    findings = audit(ranked)
     if as_json:
-        print_json(asdict(found))
+        print_json({**asdict(found), "findings": list(map(asdict, findings))})
     else:
-        _show(model, found)
+        _show(model, found, findings)
 
 
 def standing_votes(events: Iterable[Event]) -> list[VoteCast]:
@@ -83,7 +88,7 @@ def standing_votes(events: Iterable[Event]) -> list[VoteCast]:
 
 def ranked_vote(vote: VoteCast) -> RankedVote:
     """What the ranking takes of a vote."""
-    from shared.ranking import RankedVote
+    from shared.ranking.board import RankedVote
 
     return RankedVote(
         left=vote.left.version,
@@ -91,6 +96,7 @@ def ranked_vote(vote: VoteCast) -> RankedVote:
         outcome=vote.choice.value,
         left_length=len(vote.left.completion),
         right_length=len(vote.right.completion),
+        rater=f"{vote.tenant}/{vote.user_id}" if vote.user_id else "",
     )
 
 
@@ -112,16 +118,17 @@ async def vote_events(log: EventLog) -> list[Event]:
     ]
 
 
-def _show(model: str, found: VersionRanking) -> None:
+def _show(model: str, found: VersionRanking, findings: Sequence[Defect]) -> None:
     print_table(
-        f"Versions of {model} by {found.votes} votes",
-        ("rank", "version", "rating", "95 % interval", "votes"),
+        f"Versions of {model} by {found.votes} votes of {found.raters} raters",
+        ("rank", "version", "rating", "95 % interval", "without side and length", "votes"),
         [
             (
                 one.rank,
                 one.version,
                 f"{one.rating:.0f}",
                 f"{one.low:.0f} to {one.high:.0f}",
+                f"{one.controlled:.0f}",
                 one.votes,
             )
             for one in found.standings
@@ -132,11 +139,19 @@ def _show(model: str, found: VersionRanking) -> None:
         _share("both bad", found.both_bad),
         _share("the left answer won", found.left_wins),
         _share("the longer answer won", found.longer_wins),
+        _effect("the left side is worth", found.position),
+        _effect("twice the length is worth", found.length),
+        f"intervals resample {found.resampled}",
+        *(f"{one.check}: {one.message}" for one in findings),
     ]
-    if not found.connected:
-        lines.append("Votes do not link all versions: compare ratings within each group only.")
     typer.echo("\n".join(lines))
 
 
 def _share(what: str, share: ShareWithin) -> str:
     return f"{what}: {share.share:.1%} ({share.low:.1%} to {share.high:.1%} of {share.of})"
+
+
+def _effect(what: str, effect: Effect | None) -> str:
+    if effect is None:
+        return f"{what}: no vote tells"
+    return f"{what}: {effect.points:+.0f} points ({effect.low:+.0f} to {effect.high:+.0f})"

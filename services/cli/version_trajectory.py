@@ -20,7 +20,7 @@ from shared.reports.trajectory import TITLES, TrajectoryRow, cells, chain, plot,
 
 if TYPE_CHECKING:
     from shared.kafka.log import EventLog, Record
-    from shared.ranking import VersionRanking
+    from shared.ranking.standings import VersionRanking
 
 WHOLE_DAY = b'"1d"'
 """In the bytes of a window of one day."""
@@ -117,7 +117,7 @@ async def read_trajectories(
 
 async def _rankings(log: EventLog) -> dict[str, VersionRanking]:
     """The ranking of each model's versions that people voted on."""
-    from shared.ranking import rank
+    from shared.ranking.standings import rank
 
     votes = standing_votes(await vote_events(log))
     return {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from shared.contracts.events.versions import Lifecycle
-from shared.ranking import gains
+from shared.ranking.gains import gains
 from shared.registry.routing import RoutingState
 from shared.registry.versions import Version
 

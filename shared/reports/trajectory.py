@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shared.contracts.events.quality import QualityWindow
-    from shared.ranking import VersionRanking
+    from shared.ranking.standings import VersionRanking
     from shared.registry.deployments import Deployments
     from shared.registry.versions import Version
 

@@ -11,6 +11,8 @@ import yaml
 ROOT = Path(__file__).parents[2]
 NOT_SHIPPED = {
     *(
+        "arena-rank",
+        "arenakit",
         "dev",
         "bench",
         "bench-streams",

@@ -345,7 +345,10 @@ async def test_versions_are_ranked_by_the_votes_that_stand(
     ranked = (await run(*asked, "--json", env=env)).json
     assert ranked["votes"] == 5
     assert [one["version"] for one in ranked["standings"]] == ["assistant-v1.1", "assistant-v1.0"]
-    assert "rating" in (await run(*asked, env=env)).out
+    assert [one["check"] for one in ranked["findings"]] == ["order_unresolved"]
+    shown = (await run(*asked, env=env)).out
+    assert "without side and length" in shown
+    assert "order_unresolved: votes do not tell 1 of 1 neighbours apart" in shown
     nothing = await run("feedback", "ranking", "--model", f"{unique}-none", env=env)
     assert nothing.status == Exit.failed
     assert "no votes between versions" in nothing.err

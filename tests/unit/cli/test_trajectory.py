@@ -19,7 +19,8 @@ from shared.contracts.events.versions import (
     VersionRecord,
     VersionState,
 )
-from shared.ranking import RankedVote, rank
+from shared.ranking.board import RankedVote
+from shared.ranking.standings import rank
 from shared.registry.deployments import Deployments
 from shared.registry.routing import RoutingState
 from shared.registry.versions import Version

@@ -3,54 +3,23 @@
 from __future__ import annotations
 
 import math
-import random
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
-from shared.ranking import (
-    PRIOR_SD,
-    Outcome,
-    RankedVote,
-    TooManyVersions,
-    gains,
-    rank,
-    rating,
-    share_within,
-)
-
-
-def crowd(
-    strengths: list[float], votes: int, *, seed: int = 1, ties: float = 0.1, bias: float = 0.0
-) -> list[RankedVote]:
-    """Votes of people who follow the model; `bias` in logits is for the answer on the left."""
-    rng = random.Random(seed)
-    found: list[RankedVote] = []
-    for _ in range(votes):
-        i, j = rng.sample(range(len(strengths)), 2)
-        outcome: Outcome = "right"
-        if rng.random() < ties:
-            outcome = "tie"
-        elif rng.random() < 1 / (1 + math.exp(strengths[j] - strengths[i] - bias)):
-            outcome = "left"
-        found.append(RankedVote(name(i), name(j), outcome))
-    return found
-
-
-def name(index: int) -> str:
-    return f"v{index:02}"
-
-
-def strengths(count: int, seed: int = 3) -> list[float]:
-    rng = random.Random(seed)
-    return [rng.gauss(0, 0.6) for _ in range(count)]
+from benchmarks.ranking import colluders, crowd, first_three, known_strengths, name
+from shared.ranking.board import Outcome, RankedVote, TooManyVersions
+from shared.ranking.bradley_terry import PRIOR_SD
+from shared.ranking.gains import gains
+from shared.ranking.standings import ELO_PER_LOGIT, Effect, rank, rating, share_within
 
 
 def test_strengths_are_the_optimum_that_scipy_finds() -> None:
-    votes = crowd(strengths(5), 300)
+    votes = crowd(known_strengths(5), 300)
     place = {name(index): index for index in range(5)}
 
     def loss(theta: np.ndarray) -> float:
@@ -67,9 +36,10 @@ def test_strengths_are_the_optimum_that_scipy_finds() -> None:
         assert found[version] == pytest.approx(rating(best[index]), abs=0.1)
 
 
-def test_twenty_versions_and_fifty_thousand_votes() -> None:
-    known = strengths(20)
-    votes = crowd(known, 50_000, ties=0.0)
+@pytest.mark.parametrize("raters", [0, 500])
+def test_twenty_versions_and_fifty_thousand_votes(raters: int) -> None:
+    known = known_strengths(20)
+    votes = crowd(known, 50_000, raters=raters)
     start = time.process_time()
     # A quarter of the 1,000 bootstraps that may take 10 s.
     found = rank(votes, bootstraps=250)
@@ -78,6 +48,7 @@ def test_twenty_versions_and_fifty_thousand_votes() -> None:
     measured = [by_version[name(index)] for index in range(20)]
     assert spearmanr(measured, known).statistic >= 0.95
     assert found.connected
+    assert (found.raters, found.resampled) == (raters, "raters" if raters else "votes")
 
 
 def test_intervals_hold_what_they_promise() -> None:
@@ -93,13 +64,25 @@ def test_intervals_hold_what_they_promise() -> None:
     assert 0.9 <= inside / 180 <= 0.99
 
 
-def test_a_few_who_collude_leave_the_first_three_in_place() -> None:
+def test_intervals_hold_what_they_promise_where_raters_differ_in_taste() -> None:
+    inside = {"by rater": 0, "by vote": 0}
+    for seed in range(40):
+        votes = crowd([0.0] * 3, 1_200, seed=seed, raters=60, taste=0.8)
+        unnamed = [replace(vote, rater="") for vote in votes]
+        for kind, cast in (("by rater", votes), ("by vote", unnamed)):
+            found = rank(cast, bootstraps=100, seed=seed).standings
+            inside[kind] += sum(one.low <= rating(0) <= one.high for one in found)
+    assert inside["by rater"] / 120 >= 0.9
+    assert inside["by vote"] / 120 < 0.85
+
+
+def test_five_percent_who_collude_leave_the_first_three_in_place() -> None:
     known = [1.5, 1.0, 0.6, *(0.1 - 0.05 * index for index in range(17))]
-    honest = crowd(known, 20_000, ties=0.0)
-    rng = random.Random(5)
-    bought = [RankedVote(name(19), name(rng.randrange(19)), "left") for _ in range(1_000)]
-    found = rank(honest + bought, bootstraps=0).standings
-    assert [one.version for one in found[:3]] == [name(0), name(1), name(2)]
+    honest = crowd(known, 19_000, raters=190)
+    bought = colluders(range(19), 19, 1_000, 10)
+    found = rank(honest + bought, bootstraps=0)
+    assert found.raters == 200
+    assert first_three(found) == [name(0), name(1), name(2)]
 
 
 @pytest.mark.parametrize("outcome", ["tie", "both_bad"])
@@ -111,7 +94,7 @@ def test_a_tie_and_both_bad_are_half_a_win_each(outcome: Outcome) -> None:
 
 
 def test_sides_and_the_order_of_votes_do_not_matter() -> None:
-    votes = crowd(strengths(4), 200)
+    votes = crowd(known_strengths(4), 200)
     turned: dict[Outcome, Outcome] = {"left": "right", "right": "left"}
     mirrored = [
         RankedVote(vote.right, vote.left, turned.get(vote.outcome, vote.outcome)) for vote in votes
@@ -130,13 +113,28 @@ def test_a_version_that_always_won_stays_finite_and_first() -> None:
     assert found.standings[0].rank == 1
 
 
-def test_position_and_length_effects_show() -> None:
-    biased = rank(crowd([0.0, 0.0], 4_000, bias=0.5), bootstraps=10)
-    assert biased.left_wins.low > 0.55
-    fair = rank(crowd([0.0, 0.0], 4_000), bootstraps=10)
+def test_effects_of_side_and_length_are_what_they_are() -> None:
+    known = [0.4, 0.0, -0.4]
+    found = rank(crowd(known, 6_000, ties=0.0, position=0.5, length=0.3), bootstraps=0)
+    for effect, logits in ((found.position, 0.5), (found.length, 0.3)):
+        assert isinstance(effect, Effect)
+        assert effect.low < ELO_PER_LOGIT * logits < effect.high
+        assert effect.low > 0
+    assert found.left_wins.low > 0.55
+    assert found.longer_wins.low > 0.52
+    fair = rank(crowd(known, 6_000), bootstraps=0)
+    assert fair.position is not None
+    assert fair.position.low < 0 < fair.position.high
     assert fair.left_wins.low < 0.5 < fair.left_wins.high
-    longer = [RankedVote("a", "b", "left", 200, 100)] * 30
-    assert rank(longer, bootstraps=10).longer_wins.low > 0.8
+    assert fair.length is None
+
+
+def test_a_version_that_leads_by_its_length_does_not_lead_without() -> None:
+    votes = crowd([0.0, 0.0], 3_000, length=0.5, wordy=3)
+    first, second = rank(votes, bootstraps=100).standings
+    assert (first.version, second.version) == (name(1), name(0))
+    assert first.low > second.high
+    assert first.controlled == pytest.approx(second.controlled, abs=30)
 
 
 def test_versions_that_no_vote_links_are_told() -> None:
