@@ -31,7 +31,9 @@ class WebhookReceiver:
         self.got.append((dict(request.headers), await request.read()))
         if self.silent:
             await self._ended.wait()
-        return web.Response(status=self.statuses.pop(0) if self.statuses else 200)
+        status = self.statuses.pop(0) if self.statuses else 200
+        headers = {"location": "/elsewhere"} if 300 <= status < 400 else {}
+        return web.Response(status=status, headers=headers)
 
     @property
     def payloads(self) -> list[dict[str, Any]]:
@@ -42,7 +44,8 @@ class WebhookReceiver:
     async def listening(self) -> AsyncIterator[None]:
         """Serve on a port of its own."""
         app = web.Application()
-        app.router.add_post("/hook", self.take)
+        for path in ("/hook", "/elsewhere"):
+            app.router.add_post(path, self.take)
         runner = web.AppRunner(app)
         await runner.setup()
         try:

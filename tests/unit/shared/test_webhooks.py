@@ -65,7 +65,12 @@ async def test_a_failing_receiver_is_asked_again_in_order(sent: Deliveries) -> N
 
 
 @pytest.mark.parametrize(
-    ("statuses", "outcome", "tries"), [([404], "refused", 1), ([500] * TRIES, "failed", TRIES)]
+    ("statuses", "outcome", "tries"),
+    [
+        ([404], "refused", 1),
+        ([500] * TRIES, "failed", TRIES),
+        pytest.param([307] * TRIES, "failed", TRIES, id="a redirect is not followed"),
+    ],
 )
 async def test_retries_are_bounded_and_the_outcome_is_counted(
     sent: Deliveries, statuses: list[int], outcome: str, tries: int

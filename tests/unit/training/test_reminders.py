@@ -13,10 +13,13 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
+from services.training.dataset_store import DatasetStore
+from services.training.jobs import JobQueue
 from services.training.metrics import TrainingMetrics
 from services.training.plans import week_progress
 from services.training.reminder_sender import ReminderSender
 from services.training.reminders import PERIOD, CollectionStatus, due
+from services.training.scheduler import Scheduler
 from services.training.sides import DatasetRules
 from services.training.trigger import PairCounter
 from shared.clock import SystemClock
@@ -25,6 +28,7 @@ from shared.contracts.events.reminders import ReminderClaimed, ReminderKind
 from shared.contracts.topics import REMINDERS
 from shared.http import webhooks as delivery
 from shared.http.webhooks import TRIES, Webhooks
+from shared.registry.follow import RegistryFollower
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.waiting import eventually
@@ -298,6 +302,33 @@ async def test_without_kafka_nothing_is_sent_and_later_it_is(scene: Scene) -> No
         scene.clock.advance(60)
         replica.sender.note(status(30))
         await scene.got(1)
+
+
+async def test_nobody_is_reminded_before_all_pairs_were_read(harness: TrainingHarness) -> None:
+    told: list[CollectionStatus] = []
+    settings = harness.settings.model_copy(update={"min_pairs": 1000})
+    scheduler = Scheduler(
+        event_log=harness.log,
+        queue=JobQueue(),
+        registry=RegistryFollower(harness.log),
+        store=DatasetStore(settings.datasets_uri),
+        settings=settings,
+        metrics=TrainingMetrics(CollectorRegistry()),
+        clock=SystemClock(),
+        remind=told.append,
+    )
+    await scheduler.consider()
+    assert told == []
+    counting = asyncio.create_task(scheduler.count())
+
+    async def is_told() -> bool:
+        await scheduler.consider()
+        return bool(told)
+
+    await eventually(is_told, "all pairs were read")
+    counting.cancel()
+    await asyncio.gather(counting, return_exceptions=True)
+    assert told[0].missing["pairs"] < 1000
 
 
 async def test_the_schedule_tells_where_the_plan_stands_and_nothing_where_it_is_off(
