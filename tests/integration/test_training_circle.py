@@ -38,17 +38,20 @@ from tests.support.small_talk import PROMPTS, answer, politeness
 from tests.support.waiting import eventually
 
 MODEL = "assistant"
-DEMONSTRATIONS, VOTES, RATERS = 500, 300, 100
+DEMONSTRATIONS, ASKED, RATERS = 500, 450, 100
+"""People are asked about so many pairs a round."""
 IMPORTED = 400
-FIRST_POLITE = 0.4
+FIRST_POLITE = 0.3
 """Share of the demonstrations' places that are polite."""
 DOUBT = 0.15
 """Standard deviation of what a rater's mood adds to the politeness of an answer."""
+CARED = 0.25
+"""Half of one place: who feels less of a difference between two answers prefers none."""
 PATIENCE_S = 60.0
 TRAINING_S = 400.0
 FINAL = {RunPhase.succeeded, RunPhase.rejected, RunPhase.failed}
 
-pytestmark = [pytest.mark.verify, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.timeout(1200)
 
 
 class Circle:
@@ -57,9 +60,9 @@ class Circle:
     def __init__(self, stack: Stack, log: EventLog, base: Path, folder: Path) -> None:
         self.stack, self.log, self.base, self.folder = stack, log, base, folder
 
-    def train_first(self) -> None:
+    def train_first(self, seed: int = 1) -> None:
         """v1.0 as the README makes it: by SFT on demonstrations."""
-        chance = random.Random(1)
+        chance = random.Random(seed)
         demonstrations = self.folder / "demonstrations.jsonl"
         asked = chance.choices(PROMPTS, k=DEMONSTRATIONS)
         write(
@@ -106,15 +109,17 @@ class Circle:
         train(folder, "dpo", ["evaluate"], {**job, "seed": 1, "threads": 1})
         return [row["candidate"] for row in read(folder / "answers.jsonl")]
 
-    async def vote(self, version: str, twice: Sequence[str], answers: Sequence[str]) -> None:
+    async def vote(
+        self, version: str, twice: Sequence[str], answers: Sequence[str], chance: random.Random
+    ) -> None:
         """People prefer the politer of two different answers; `twice` has each prompt two times."""
-        chance = random.Random(0)
-        pairs = zip(twice, answers[:VOTES], answers[VOTES:], strict=False)
-        items = [
+        pairs = zip(twice, answers[:ASKED], answers[ASKED:], strict=False)
+        said = [
             preferred(f"{version or 'log'}-{number}", version, prompt, pair, chance)
             for number, (prompt, *pair) in enumerate(pairs)
             if pair[0] != pair[1]
         ]
+        items = [one for one in said if one is not None]
         wanted = await self.pairs() + len(items)
         async with httpx.AsyncClient(base_url=self.stack.url("feedback"), timeout=60) as http:
             taken = await http.post("/v1/feedback/batch", json={"items": items})
@@ -165,9 +170,14 @@ def turn(prompt: str) -> list[dict[str, str]]:
 
 def preferred(
     trace_id: str, version: str, prompt: str, pair: Sequence[str], chance: random.Random
-) -> dict[str, Any]:
-    """One person's preference, as a product sends it that asked elsewhere than the router."""
+) -> dict[str, Any] | None:
+    """One person's preference, as a product sends it that asked elsewhere than the router.
+
+    None of who finds both alike.
+    """
     moods = [politeness(text) + chance.gauss(0, DOUBT) for text in pair]
+    if abs(moods[0] - moods[1]) < CARED:
+        return None
     written_by = {"chosen_version": version, "rejected_version": version} if version else {}
     chosen, rejected = pair if moods[0] > moods[1] else reversed(pair)
     return {
@@ -216,19 +226,23 @@ async def circle(
     await log.stop()
 
 
+@pytest.mark.parametrize(
+    "seed", [1, *(pytest.param(seed, marks=pytest.mark.verify) for seed in (2, 3))]
+)
 async def test_feedback_makes_two_generations_that_pass_the_default_gate(
-    circle: Circle, record_property: Callable[[str, object], None]
+    circle: Circle, seed: int, record_property: Callable[[str, object], None]
 ) -> None:
-    circle.train_first()
-    asked = random.Random(0).sample(PROMPTS, 2 * VOTES)
+    circle.train_first(seed)
+    asked = random.Random(seed).sample(PROMPTS, 2 * ASKED)
     for generation in (1, 2):
         parent, child = f"{MODEL}-v1.{generation - 1}", f"{MODEL}-v1.{generation}"
-        chance = random.Random(generation)
+        chance = random.Random(f"{seed}/{generation}")
         twice = asked[generation - 1 :: 2] * 2
         if generation == 1:  # people's answers of old, which v1.0 has learnt from
-            await circle.vote("", twice, [answer(one, FIRST_POLITE, chance) for one in twice])
+            said, version = [answer(one, FIRST_POLITE, chance) for one in twice], ""
         else:
-            await circle.vote(parent, twice, await circle.sample(parent, twice))
+            said, version = await circle.sample(parent, twice), parent
+        await circle.vote(version, twice, said, chance)
         await circle.set_state(parent, Lifecycle.stable)
         run = await circle.released(child)
         await circle.set_state(parent, Lifecycle.retired)
@@ -249,6 +263,7 @@ async def test_feedback_makes_two_generations_that_pass_the_default_gate(
         assert after > before, "what people like has risen"
 
 
+@pytest.mark.verify
 async def test_another_product_s_file_is_imported_trained_and_judged_by_one_command(
     circle: Circle, record_property: Callable[[str, object], None]
 ) -> None:

@@ -39,7 +39,7 @@ def in_turns(core: Any) -> Any:
     )
 
 
-def tiny_qwen2(vocabulary: int) -> Any:
+def tiny_qwen2(vocabulary: int, width: int = 32) -> Any:
     """The random model, the same one each time."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -48,8 +48,8 @@ def tiny_qwen2(vocabulary: int) -> Any:
     return Qwen2ForCausalLM(
         Qwen2Config(
             vocab_size=vocabulary,
-            hidden_size=32,
-            intermediate_size=64,
+            hidden_size=width,
+            intermediate_size=2 * width,
             num_hidden_layers=2,
             num_attention_heads=2,
             num_key_value_heads=2,

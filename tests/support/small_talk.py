@@ -5,7 +5,10 @@ from __future__ import annotations
 import random
 
 COLOURS = ("red", "blue", "green", "small", "large", "old", "new", "heavy", "light", "round")
-THINGS = ("parcel", "refund", "order", "invoice", "ticket", "key", "lamp", "book", "cable", "chair")
+THINGS = (
+    *("parcel", "refund", "order", "invoice", "ticket", "key", "lamp", "book", "cable", "chair"),
+    *("bill", "box", "card", "case", "desk"),
+)
 QUESTIONS = (
     "Where is my {}?",
     "When do I get my {}?",
