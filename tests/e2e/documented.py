@@ -51,6 +51,8 @@ NOT_RUN = {
     "chronyc": "asks chrony on a broker's host",
     "kafka-configs.sh": "is a script of Kafka's own distribution",
     "python benchmarks/check_slices.py": "needs a package under AGPL in an environment of its own",
+    "npx openapi-typescript": "needs packages of npm; test_generated_clients.py runs it",
+    "openapi-python-client": "needs .venv-clients; test_generated_clients.py runs it",
     "ratchet backup": "wants the aggregator stopped; tests/integration/test_backup.py runs both",
     "ratchet users erase": "waits for a sweep; tests/integration/test_text_erasure.py erases",
     "export LABEL_STUDIO_API_KEY": "names a token of a server of yours",
