@@ -63,7 +63,7 @@ BACKOFF_FIRST_S = 1.0
 BACKOFF_MAX_S = 30.0
 SHOWN_ROWS = 10
 """Rows left out that a log line names."""
-STORE_TRIES = 20
+OUTAGE_TRIES = 20
 """Tries of a job whose storage or AI judge does not answer, about ten minutes, before it fails."""
 
 
@@ -150,7 +150,7 @@ class Runner:
         reporter = ProgressReporter(
             self._log, self._clock, self._metrics, job, attempts=self._settings.attempts
         )
-        backoff, store_tries = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S), 0
+        backoff, tries = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S), 0
         while True:
             self.alive()
             try:
@@ -160,17 +160,27 @@ class Runner:
                 return await self._fail(job, reporter, str(error))
             except LogUnavailable as error:
                 log.warning(Unavailable.kafka, during="job", job_id=job.job_id, error=str(error))
-            except (StoreUnavailable, AdapterUnavailable, JudgeUnavailable) as error:
-                store_tries += 1
-                away = isinstance(error, JudgeUnavailable)
+            except (StoreUnavailable, AdapterUnavailable) as error:
+                tries += 1
                 log.warning(
-                    Unavailable.judge if away else Unavailable.storage,
+                    Unavailable.storage,
                     during="job",
                     job_id=job.job_id,
                     error=str(error),
-                    tries=store_tries,
+                    tries=tries,
                 )
-                if store_tries >= STORE_TRIES:
+                if tries >= OUTAGE_TRIES:
+                    return await self._fail(job, reporter, str(error))
+            except JudgeUnavailable as error:
+                tries += 1
+                log.warning(
+                    Unavailable.judge,
+                    during="job",
+                    job_id=job.job_id,
+                    error=str(error),
+                    tries=tries,
+                )
+                if tries >= OUTAGE_TRIES:
                     return await self._fail(job, reporter, str(error))
             except (TrainingError, AdapterError) as error:
                 return await self._fail(job, reporter, str(error))

@@ -24,6 +24,7 @@ EVENTS = {
     "EngineUnavailable": Unavailable.engine,
     "StoreUnavailable": Unavailable.storage,
     "AdapterUnavailable": Unavailable.storage,
+    "JudgeUnavailable": Unavailable.judge,
 }
 """The errors that mean an outage, and the event that tells of each."""
 

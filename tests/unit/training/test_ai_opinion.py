@@ -165,7 +165,7 @@ async def test_the_gate_refuses_what_the_ai_judge_surely_finds_worse(
 async def test_a_job_waits_for_an_ai_judge_that_is_away_and_fails_with_its_place(
     harness: TrainingHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.training.runner.STORE_TRIES", 2)
+    monkeypatch.setattr("services.training.runner.OUTAGE_TRIES", 2)
     monkeypatch.setattr("services.training.runner.BACKOFF_FIRST_S", 0.01)
     async with endpoint(lambda *_: "") as served:
         evaluation = EvaluationSettings(judge_url=served.url, judge_model="judge")
