@@ -148,6 +148,13 @@ def test_relative_links_resolve(page: Path) -> None:
             }
 
 
+def test_no_entry_stands_twice_in_the_changelog() -> None:
+    told = (ROOT / "CHANGELOG.md").read_text()
+    entries = re.findall(r"^- .*(?:\n  .*)*", told, re.MULTILINE)
+    assert len(entries) > 50
+    assert sorted(entries) == sorted(set(entries))
+
+
 def test_the_readme_shows_the_product_that_the_examples_have() -> None:
     assert (ROOT / "examples" / "shop.py").read_text() in (ROOT / "README.md").read_text()
 
