@@ -41,8 +41,8 @@ MODEL = "assistant"
 DEMONSTRATIONS, ASKED, RATERS = 500, 450, 100
 """People are asked about so many pairs a round."""
 IMPORTED = 400
-FIRST_POLITE = 0.3
-"""Share of the demonstrations' places that are polite."""
+FIRST_POLITE, OLD_POLITE = 0.3, 0.5
+"""Shares of places that are polite: of the demonstrations, and of the answers that people first compare."""
 DOUBT = 0.15
 """Standard deviation of what a rater's mood adds to the politeness of an answer."""
 CARED = 0.25
@@ -238,8 +238,8 @@ async def test_feedback_makes_two_generations_that_pass_the_default_gate(
         parent, child = f"{MODEL}-v1.{generation - 1}", f"{MODEL}-v1.{generation}"
         chance = random.Random(f"{seed}/{generation}")
         twice = asked[generation - 1 :: 2] * 2
-        if generation == 1:  # people's answers of old, which v1.0 has learnt from
-            said, version = [answer(one, FIRST_POLITE, chance) for one in twice], ""
+        if generation == 1:  # answers of old, by people who were politer than the demonstrations
+            said, version = [answer(one, OLD_POLITE, chance) for one in twice], ""
         else:
             said, version = await circle.sample(parent, twice), parent
         await circle.vote(version, twice, said, chance)
