@@ -38,7 +38,7 @@ from tests.support.small_talk import PROMPTS, answer, politeness
 from tests.support.waiting import eventually
 
 MODEL = "assistant"
-DEMONSTRATIONS, ASKED, RATERS = 500, 450, 100
+DEMONSTRATIONS, ASKED, RATERS = 500, 330, 100
 """People are asked about so many pairs a round."""
 IMPORTED = 400
 FIRST_POLITE, OLD_POLITE = 0.3, 0.5
