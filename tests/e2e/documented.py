@@ -1,10 +1,11 @@
-"""Shell and Python commands of docs/*.md: which of them `make verify` runs, and why not the others."""
+"""Shell and Python commands of docs/*.md: where `make verify` runs them, and why not the others."""
 
 from __future__ import annotations
 
 import re
 import shlex
 import textwrap
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,15 +38,21 @@ RUN = (
     *("ratchet feedback agreement", "ratchet annotations", "ratchet keys create"),
     *("ratchet users export", "ratchet users status", "curl", "printf", "echo", "openssl rand"),
 )
-"""How the commands begin that run."""
+"""How the commands begin that run on a local stack, in test_documented_commands.py."""
+
+ON_CLUSTER = (
+    *("helm install", "helm upgrade", "helm rollback", "helm uninstall", "helm template"),
+    *("kubectl create secret", "kubectl rollout", "kubectl get", "kubectl describe"),
+    *("kubectl scale", "kubectl wait", "kubectl delete", "for claim in $(kubectl"),
+    "cp deploy/k8s",
+)
+"""How the commands begin that run on Kubernetes' API server, in tests/integration/test_kubernetes.py."""
 
 NOT_RUN = {
     "RATCHET_TEXT_KEY_FILE=": "starts a stack; tests/integration/test_text_erasure.py encrypts and erases",
-    "kubectl": "needs a Kubernetes cluster with nodes",
-    "for claim in $(kubectl": "needs a Kubernetes cluster with nodes",
+    "kubectl exec": "needs a node with pods; the command behind -- runs on a local stack",
+    "kubectl logs": "needs a node with pods",
     "for image in": "needs a Docker engine; tests/integration/test_images.py builds by buildah",
-    "cp deploy/k8s": "is a file to edit, for the helm command behind it",
-    "helm": "needs a Kubernetes cluster; the chart has tests of its own",
     "sql-client.sh": "needs a Flink cluster; tests/integration/test_flink_twin.py runs both files",
     "timedatectl": "asks systemd on a broker's host",
     "chronyc": "asks chrony on a broker's host",
@@ -75,19 +82,22 @@ NOT_RUN = {
 """How the commands begin that do not, with the reason."""
 
 
-def runs(command: Command) -> bool:
-    """Whether the command runs: by the longest beginning that it has.
+def runs(command: Command, where: Collection[str] = RUN) -> bool:
+    """Whether the command runs there (`RUN`, `ON_CLUSTER`): by the longest beginning that it has.
 
     Raises:
-        KeyError: neither `RUN` nor `NOT_RUN` has it.
+        KeyError: neither these nor `NOT_RUN` have it.
 
     """
     if command.language == "python":
-        return True
-    known = [beginning for beginning in (*RUN, *NOT_RUN) if command.text.startswith(beginning)]
+        return where is RUN
+    every = (*RUN, *ON_CLUSTER, *NOT_RUN)
+    known = [beginning for beginning in every if command.text.startswith(beginning)]
     if not known:
-        raise KeyError(f"docs/{command.page}: neither RUN nor NOT_RUN has: {command.text}")
-    return max(known, key=len) in RUN
+        raise KeyError(
+            f"docs/{command.page}: none of RUN, ON_CLUSTER and NOT_RUN has: {command.text}"
+        )
+    return max(known, key=len) in where
 
 
 def commands(page: Path) -> list[Command]:
@@ -100,7 +110,7 @@ def commands(page: Path) -> list[Command]:
     for confirm in _CONFIRM.findall(text):
         spans = (" ".join(span.split()) for span in re.findall(r"`([^`]+)`", confirm))
         found += [Command(page.name, "sh", span) for span in spans if _PROGRAM.match(span)]
-    return list(dict.fromkeys(found))
+    return found
 
 
 def _split(block: str) -> list[str]:

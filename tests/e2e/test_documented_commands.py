@@ -66,7 +66,8 @@ def test_every_command_that_is_not_listed_ends_well(
 ) -> None:
     placeholder = re.compile("|".join(rf"(?<![\w/]){re.escape(name)}\b" for name in names))
     failed, ran = [], 0
-    for command in (one for page in sorted(DOCS.glob("*.md")) for one in commands(page)):
+    found = (one for page in sorted(DOCS.glob("*.md")) for one in commands(page))
+    for command in dict.fromkeys(found):
         if not runs(command):
             continue
         text = placeholder.sub(lambda found: names[found[0]], command.text)

@@ -1,10 +1,11 @@
-"""A Kubernetes API server with its etcd, without nodes: what a cluster says of the chart's objects."""
+"""A Kubernetes control plane with its etcd, without nodes: what a cluster says of the chart's objects."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,13 +16,20 @@ import yaml
 from deploy.local.ports import HOST, free_ports
 from tests.support.chart import HELM
 from tests.support.go import build
+from tests.support.played_kubelet import PlayedKubelet
 from tests.support.waiting import wait_until
 
 CLUSTER = Path(__file__).parent / "cluster"
 VERSION = "v1.34.0"
 """As the module `cluster` requires it; helm asks the server for it."""
 TOKEN = "tests"
-READY_S, CALL_S, STOP_S, HELM_S = 120.0, 30.0, 20.0, 120.0
+READY_S, CALL_S, STOP_S, COMMAND_S = 120.0, 30.0, 20.0, 300.0
+CONTROLLERS = (
+    *("deployment", "replicaset", "statefulset", "job", "cronjob", "disruption"),
+    *("persistentvolume-binder", "persistentvolumeclaim-protection", "serviceaccount"),
+    *("namespace", "garbage-collector", "endpointslice"),
+)
+"""Those that install and change a release; none that watches a kubelet or asks for metrics."""
 Object = Mapping[str, Any]
 
 
@@ -45,13 +53,20 @@ def structural(schema: Any) -> Any:
     }
 
 
-class KubernetesApi:
-    """Built (four minutes, seconds again) and started when entered, in an empty folder."""
+def built(folder: Path) -> Path:
+    """The program of all parts (four minutes, seconds again)."""
+    binary = folder / "cluster"
+    build(CLUSTER, binary, variables=f"-X k8s.io/component-base/version.gitVersion={VERSION}")
+    return binary
 
-    def __init__(self, folder: Path) -> None:
+
+class KubernetesApi:
+    """The API server and its etcd, started in an empty folder when entered; `binary` is what `built` made."""
+
+    def __init__(self, folder: Path, binary: Path) -> None:
         self._folder = folder
-        self._binary = folder / "cluster"
-        self._kubeconfig = folder / "kubeconfig"
+        self._binary = binary
+        self.kubeconfig = folder / "kubeconfig"
         self._processes: list[subprocess.Popen[bytes]] = []
         ports = free_ports(("etcd", "peers", "api"))
         self._etcd, self._peers = (f"http://{HOST}:{ports[name]}" for name in ("etcd", "peers"))
@@ -66,16 +81,33 @@ class KubernetesApi:
 
     def helm(self, verb: str, *arguments: str | Path, namespace: str) -> list[str]:
         """Run helm against this server; what it says beside its output, by line."""
-        place = ("--namespace", namespace, "--kubeconfig", self._kubeconfig)
+        return self._run(HELM, verb, *arguments, "--namespace", namespace).stderr.splitlines()
+
+    def kubectl(self, *arguments: str | Path) -> tuple[list[str], list[str]]:
+        """Run kubectl against this server; its output and what it says beside that, by line."""
+        done = self._run("kubectl", *arguments)
+        return done.stdout.splitlines(), done.stderr.splitlines()
+
+    def _run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [HELM, verb, *arguments, *place],
+            [*command, "--kubeconfig", self.kubeconfig],
             capture_output=True,
             text=True,
-            timeout=HELM_S,
+            timeout=COMMAND_S,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        return done.stderr.splitlines()
+        return done
+
+    @contextmanager
+    def with_controllers(self) -> Iterator[Self]:
+        """With controllers, scheduler and a played kubelet: what is applied is carried out."""
+        account = (f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--secure-port=0")
+        names = ",".join(f"{name}-controller" for name in CONTROLLERS)
+        self._start("kube-controller-manager", *account, f"--controllers={names}")
+        self._start("kube-scheduler", *account)
+        with PlayedKubelet(self._http):
+            yield self
 
     def apply(self, item: Object, namespace: str) -> tuple[Object, list[str]]:
         """Server-side apply with strict validation: the object as it is now, and the warnings."""
@@ -153,8 +185,6 @@ class KubernetesApi:
         return f"{place}/{self._plurals[version, kind]}/{item['metadata']['name']}"
 
     def __enter__(self) -> Self:
-        versioned = f"-X k8s.io/component-base/version.gitVersion={VERSION}"
-        build(CLUSTER, self._binary, variables=versioned)
         key, tokens = self._folder / "accounts.key", self._folder / "tokens.csv"
         making = ("openssl", "genrsa", "-out", str(key), "2048")
         subprocess.run(making, check=True, capture_output=True)
@@ -181,7 +211,7 @@ class KubernetesApi:
             "--authorization-mode=RBAC",
         )
         wait_until(self._is_ready, "the API server is ready", timeout_s=READY_S)
-        self._kubeconfig.write_text(yaml.safe_dump(self._configuration()))
+        self.kubeconfig.write_text(yaml.safe_dump(self._configuration()))
         return self
 
     def __exit__(
