@@ -114,18 +114,22 @@ class Webhooks:
         name, body = delivery
         try:
             timestamp = str(int(self._clock.now().timestamp()))
-            async with self._session.post(
-                url,
-                data=body,
-                headers={
-                    "content-type": "application/json",
-                    "webhook-id": name,
-                    "webhook-timestamp": timestamp,
-                    "webhook-signature": signature(self._secret(), name, timestamp, body),
-                },
-                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
-                allow_redirects=False,
-            ) as response:
+            # Its own timer loses a cancellation that comes as it fires.
+            async with (
+                asyncio.timeout(TIMEOUT_S),
+                self._session.post(
+                    url,
+                    data=body,
+                    headers={
+                        "content-type": "application/json",
+                        "webhook-id": name,
+                        "webhook-timestamp": timestamp,
+                        "webhook-signature": signature(self._secret(), name, timestamp, body),
+                    },
+                    timeout=aiohttp.ClientTimeout(),
+                    allow_redirects=False,
+                ) as response,
+            ):
                 return response.status
         except (aiohttp.ClientError, TimeoutError, OSError, CredentialsUnreadable) as error:
             log.warning(

@@ -282,7 +282,7 @@ async def test_a_lost_engine_stops_it_and_a_second_loss_fails_it(harness: Rollou
     harness.engine_ready, harness.generation = True, 2
     await at_weight(harness, 500)
     harness.generation = 3
-    done = await ended(harness, 10)
+    done = await ended(harness)
     assert done["phase"] == "Degraded"
     assert "EngineLost" in done["reason"]
     assert weights(await harness.decisions(rollout["rollout_id"])) == [0, 500, 0, 500, 0]
