@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from shared.errors import FieldError, RatchetError
@@ -68,6 +68,26 @@ def rule_and_remedy(found: Mapping[str, Any]) -> tuple[str, str]:
     if kind in _REMEDIES:
         return rule, _REMEDIES[kind].format_map({name: _plain(known[name]) for name in known})
     return rule, _FORMS.get(kind.partition("_")[0], _ANY)
+
+
+def fields_found(
+    errors: Iterable[Mapping[str, Any]], *, whole: str, unsaid: Collection[str] = ()
+) -> list[FieldError]:
+    """What `ValidationError.errors()` gives, as field, rule and remedy.
+
+    Args:
+        errors: what pydantic found.
+        whole: names what is validated, for an error that is of no field of it.
+        unsaid: parts of a place that are left out of its name.
+
+    """
+    return [
+        FieldError(
+            ".".join(str(part) for part in found["loc"] if part not in unsaid) or whole,
+            *rule_and_remedy(found),
+        )
+        for found in errors
+    ]
 
 
 def in_one_line(fields: Sequence[FieldError]) -> str:

@@ -14,8 +14,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from shared.errors import FieldError, RatchetError
-from shared.validation import in_one_line, rule_and_remedy
+from shared.errors import RatchetError
+from shared.validation import fields_found, in_one_line
 
 log = structlog.get_logger(__name__)
 
@@ -76,10 +76,7 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        fields: list[FieldError] = []
-        for item in error.errors():
-            name = ".".join(str(part) for part in item["loc"] if part not in ("body", "query"))
-            fields.append(FieldError(name or "body", *rule_and_remedy(item)))
+        fields = fields_found(error.errors(), whole="body", unsaid=("body", "query"))
         return problem(InvalidField(in_one_line(fields), fields))
 
     @app.exception_handler(HTTPException)

@@ -41,7 +41,7 @@ from shared.registry.erasures import Pseudonym, request_erasure, subjects_of
 from shared.registry.training_jobs import cancel_job, new_job_id, refuse_impossible, request_job
 from shared.registry.versions import Registry
 from shared.tenants import DEFAULT_TENANT, OperatorScope
-from shared.validation import field_refusal, in_one_line, rule_and_remedy
+from shared.validation import field_refusal, fields_found, in_one_line
 
 AT_THE_COMMAND_LINE = "is issued at the command line only"
 REPLAYED_AT_A_TIME = 100
@@ -287,10 +287,7 @@ def _training_request(body: TrainRequest, who: Requester, at: datetime) -> Train
     try:
         return TrainingRequested.model_validate(given)
     except ValidationError as error:
-        fields = [
-            FieldError(".".join(map(str, found["loc"])) or "recipe", *rule_and_remedy(found))
-            for found in error.errors()
-        ]
+        fields = fields_found(error.errors(), whole="recipe")
         raise InvalidField(in_one_line(fields), fields) from None
 
 
