@@ -150,7 +150,8 @@ class Runner:
         reporter = ProgressReporter(
             self._log, self._clock, self._metrics, job, attempts=self._settings.attempts
         )
-        backoff, tries = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S), 0
+        backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
+        tries, last = 0, ""
         while True:
             self.alive()
             try:
@@ -161,27 +162,15 @@ class Runner:
             except LogUnavailable as error:
                 log.warning(Unavailable.kafka, during="job", job_id=job.job_id, error=str(error))
             except (StoreUnavailable, AdapterUnavailable) as error:
-                tries += 1
+                tries, last = tries + 1, str(error)
                 log.warning(
-                    Unavailable.storage,
-                    during="job",
-                    job_id=job.job_id,
-                    error=str(error),
-                    tries=tries,
+                    Unavailable.storage, during="job", job_id=job.job_id, error=last, tries=tries
                 )
-                if tries >= OUTAGE_TRIES:
-                    return await self._fail(job, reporter, str(error))
             except JudgeUnavailable as error:
-                tries += 1
+                tries, last = tries + 1, str(error)
                 log.warning(
-                    Unavailable.judge,
-                    during="job",
-                    job_id=job.job_id,
-                    error=str(error),
-                    tries=tries,
+                    Unavailable.judge, during="job", job_id=job.job_id, error=last, tries=tries
                 )
-                if tries >= OUTAGE_TRIES:
-                    return await self._fail(job, reporter, str(error))
             except (TrainingError, AdapterError) as error:
                 return await self._fail(job, reporter, str(error))
             except Exception as error:
@@ -190,6 +179,8 @@ class Runner:
             else:
                 await self._ended(job, outcome)
                 return outcome
+            if tries >= OUTAGE_TRIES:
+                return await self._fail(job, reporter, last)
             await self._clock.sleep(backoff.next_s())
 
     async def refuse(self, job: TrainingRequested) -> bool:
