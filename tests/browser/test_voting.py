@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import APIResponse, Browser, BrowserContext, Page, Route, expect
 
 from services.feedback.voting.plan import VotingPlan
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
@@ -183,6 +183,28 @@ class TestVoting:
         said(page, "Your vote counts")
         assert votes(voting)[0].context.category == "creative"
         expect(page.locator("#coverage li").filter(has_text="creative")).to_contain_text("1")
+
+    def test_a_vote_counts_while_the_progress_is_still_on_its_way(
+        self, page: Page, voting: VotingHarness
+    ) -> None:
+        held: list[tuple[Route, APIResponse]] = []
+
+        def hold(route: Route) -> None:
+            held.append((route, route.fetch()))
+
+        page.route("**/api/progress", hold)
+        page.reload()
+        ready(page)
+        page.keyboard.press("1")
+        said(page, "Your vote counts")
+        expect(page.locator("#today")).to_have_text("1")
+        ((route, before_the_vote),) = held
+        with page.expect_response("**/api/progress"):
+            route.fulfill(response=before_the_vote)
+        page.keyboard.press("n")
+        ready(page)
+        assert len(votes(voting)) == 1
+        expect(page.locator("#today")).to_have_text("1")
 
     def test_the_next_comparison_is_there_without_a_wait(
         self, page: Page, voting: VotingHarness

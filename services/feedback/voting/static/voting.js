@@ -10,6 +10,7 @@ const votes = [...document.querySelectorAll("[data-choice]")];
 
 let current = null; // the comparison on the page
 let undoUntil = 0;
+let drawn = 0; // times that the progress was drawn
 
 function refresh() {
   const open = current && !current.versions;
@@ -65,7 +66,7 @@ function load(question) {
     } finally {
       clearTimeout(waiting);
     }
-    await progress();
+    progress();
   }, () => load(question));
 }
 
@@ -183,15 +184,20 @@ function sendMarks(side) {
   }, () => sendMarks(side));
 }
 
+// Read beside the comparison, which can be voted on meanwhile: the vote's own answer is newer.
 async function progress() {
+  const before = drawn;
   try {
-    draw(await call("GET", "/progress"));
+    const answer = await call("GET", "/progress");
+    if (drawn === before) draw(answer);
   } catch (error) {
-    if (error instanceof Refusal && error.problem.code === "unauthenticated") throw error;
+    if (!(error instanceof Refusal)) throw error;
+    if (error.problem.code === "unauthenticated" && !isBusy()) fail(error);
   }
 }
 
 function draw({ today, goal, coverage, history }) {
+  drawn += 1;
   $("today").textContent = today;
   $("of").textContent = goal;
   $("goal").value = today;
