@@ -19,17 +19,29 @@ from tests.support.crowd import chatting, counting_stack, counts_agree, serve_fi
 SOAK_S = float(os.environ.get("SOAK_S", "900"))
 CHATS_PER_S = float(os.environ.get("SOAK_CHATS_PER_S", "25"))
 WARM_S = SOAK_S / 3
-SETTLE_S = 300.0
+SETTLE_S = 300.0 + SOAK_S / 10
 MIB = 2**20
-GROWTH_MIB = {"router": 16, "feedback": 16, "aggregator": 64}
+GROWTH_MIB = {
+    "router": 16,
+    "feedback": 16,
+    "intake": 16,
+    "rollout": 16,
+    "training": 16,
+    "aggregator": 64,
+}
 """Most a process may grow after the first third. The aggregator keeps interactions of its join window."""
+LOOKS = 8
+"""Times that memory is read after the first third."""
+NO_JOB = {"RATCHET_TRAINING_MIN_PAIRS": "1000000000"}
+"""The training service follows the pairs and its schedule; a job's own process is another's test."""
 
-pytestmark = [pytest.mark.verify, pytest.mark.timeout(SOAK_S + 900)]
+pytestmark = [pytest.mark.verify, pytest.mark.timeout(SOAK_S + 2 * SETTLE_S + 300)]
 
 
 @pytest.fixture
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with counting_stack(tmp_path_factory.mktemp("soak")) as started:
+    run_dir, further = tmp_path_factory.mktemp("soak"), ("intake", "rollout", "training")
+    with counting_stack(run_dir, *further, env=NO_JOB) as started:
         yield started
 
 
@@ -50,12 +62,14 @@ async def test_nothing_grows_and_nothing_is_lost(
     load = chatting(stack, seed=21, chats_per_s=CHATS_PER_S, votes_per_s=1.0, settle_s=SETTLE_S)
     async with load as users:
         await asyncio.sleep(WARM_S)
-        warm = resident_mib(stack)
-        await asyncio.sleep(SOAK_S - WARM_S)
-        late = resident_mib(stack)
+        seen = [resident_mib(stack)]
+        for _ in range(LOOKS):
+            await asyncio.sleep((SOAK_S - WARM_S) / LOOKS)
+            seen.append(resident_mib(stack))
+    warm, late = seen[0], seen[-1]
     assert {name: stack.pid(name) for name in GROWTH_MIB} == pids, "somebody was started again"
     for name in warm:
-        record_property(name, f"{warm[name]:.0f} to {late[name]:.0f} MiB")
+        record_property(name, f"{' '.join(f'{look[name]:.0f}' for look in seen)} MiB")
     record_property("answers", sum(users.tally.requests.values()))
     outcomes = {outcome for _, outcome in users.tally.requests}
     assert (outcomes, list(users.seen.problems)) == ({"ok"}, [])
