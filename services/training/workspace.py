@@ -6,6 +6,7 @@ It only saves work: a job whose folder is lost starts again from its request.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from services.training.ai_opinion import RESULT as AI_RESULT
 from services.training.errors import DiskFull
 from services.training.trainers.job import TrainerJob, write_json
 from shared.contracts.events.base import OptionalName
@@ -77,18 +79,28 @@ class Workspace:
     def begin(self, folder: Path, job: TrainerJob) -> None:
         """Write an attempt's job; what other parameters made before a kill is dropped.
 
-        Threads and niceness change nothing in a result, so they may differ.
+        So is what another release of the trainers measured, which may lack what this one asks for.
+        A training goes on from that release's checkpoints. Threads and niceness change nothing in a
+        result, so they may differ.
         """
         judge = job.model_dump(
             mode="json", include={"base", "reward", "seed", "data", "predecessor"}
         )
         attempt = job.model_dump(mode="json", exclude={"threads", "nice"})
         for place, content in ((self.judge, judge), (folder, attempt)):
-            mark = place / "made-from.json"
-            if _read(mark) != content:
+            mark, known = place / "made-from.json", {**content, "trainers": trainers_digest()}
+            found = _read(mark)
+            if found == known:
+                continue
+            trained = (
+                place == folder and isinstance(found, dict) and found.items() >= content.items()
+            )
+            if trained:
+                _drop_measures(folder, job)
+            else:
                 shutil.rmtree(place, ignore_errors=True)
-                place.mkdir(parents=True)
-                write_json(mark, content)
+            place.mkdir(parents=True, exist_ok=True)
+            write_json(mark, known)
         write_json(folder / "job.json", job.model_dump(mode="json"))
 
     def load(self) -> ResumeState:
@@ -107,6 +119,24 @@ class Workspace:
         """Drop what an ended job needs no more: checkpoints, and the adapters' copies stay."""
         for path in self.folder.glob("*/checkpoints"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+@functools.cache
+def trainers_digest() -> str:
+    """SHA-256 of what trains and measures, as this release has it."""
+    digest = hashlib.sha256()
+    for package in ("trainers", "measures"):
+        for path in sorted((Path(__file__).parent / package).glob("*.*")):
+            digest.update(f"{package}/{path.name}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _drop_measures(folder: Path, job: TrainerJob) -> None:
+    """Drop an attempt's results but its method's own: with them goes what says they are done."""
+    for stage in job.stages:
+        if stage != job.method:
+            (folder / f"{stage}.json").unlink(missing_ok=True)
+    (folder / AI_RESULT).unlink(missing_ok=True)
 
 
 def require_free(jobs: Path, bytes_wanted: int) -> None:
