@@ -14,6 +14,7 @@ import aiohttp
 from demo.errors import StepFailed
 from demo.settings import ROOT
 from demo.users import Vote
+from shared.http.client import request_within
 
 COMMAND_TIMEOUT_S = 60.0
 HTTP_TIMEOUT_S = 10.0
@@ -78,10 +79,10 @@ def write_pairs(path: Path, votes: Sequence[Vote], *, inverted: bool, most: int)
 
 async def set_fault(admin_url: str, version: str, share: float) -> None:
     """Tells the fault proxy which version fails from now on, and how often."""
-    timeout = aiohttp.ClientTimeout(total=HTTP_TIMEOUT_S)
+    fault = {"version": version, "share": share}
     async with (
-        aiohttp.ClientSession(timeout=timeout) as session,
-        session.put(f"{admin_url}/fault", json={"version": version, "share": share}) as answer,
+        aiohttp.ClientSession() as session,
+        request_within(HTTP_TIMEOUT_S, session, "PUT", f"{admin_url}/fault", json=fault) as answer,
     ):
         if answer.status != 200:
             raise StepFailed(f"fault proxy: {answer.status} {await answer.text()}")
@@ -89,7 +90,9 @@ async def set_fault(admin_url: str, version: str, share: float) -> None:
 
 async def fetch(url: str) -> str:
     """A page as text."""
-    timeout = aiohttp.ClientTimeout(total=HTTP_TIMEOUT_S)
-    async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as answer:
+    async with (
+        aiohttp.ClientSession() as session,
+        request_within(HTTP_TIMEOUT_S, session, "GET", url) as answer,
+    ):
         answer.raise_for_status()
         return await answer.text()

@@ -20,6 +20,7 @@ from demo.tally import Tally
 from demo.tastes import Person, Population
 from deploy.starter import corpus
 from deploy.starter.model import REPLY_TOKENS, TEMPERATURE
+from shared.http.client import request_within
 
 MODEL = "assistant"
 CALL_TIMEOUT_S = 30.0
@@ -127,7 +128,7 @@ class SimulatedUsers:
             max_retries=0,
             timeout=CALL_TIMEOUT_S,
         )
-        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT_S))
+        self._http = aiohttp.ClientSession()
 
     async def close(self) -> None:
         """Drops what is under way and closes the connections."""
@@ -308,8 +309,8 @@ class SimulatedUsers:
         while True:
             pause_s = RETRY_PAUSE_S
             try:
-                async with self._http.request(
-                    method, self._feedback_url + path, **arguments
+                async with request_within(
+                    CALL_TIMEOUT_S, self._http, method, self._feedback_url + path, **arguments
                 ) as answer:
                     if answer.status < 300:
                         return await answer.json()

@@ -12,6 +12,7 @@ import aiohttp
 from aiokafka import AIOKafkaConsumer
 
 from demo.errors import StepFailed
+from shared.http.client import request_within
 
 RUNS = "ratchet.training.runs.v1"
 POLL_S = 0.5
@@ -69,9 +70,8 @@ class StackWatch:
             auto_offset_reset="earliest",
         )
         await consumer.start()
-        timeout = aiohttp.ClientTimeout(total=HTTP_TIMEOUT_S)
         try:
-            async with aiohttp.ClientSession(timeout=timeout) as session:
+            async with aiohttp.ClientSession() as session:
                 while not stop.is_set():
                     await self._read_runs(consumer)
                     await self._ask(session)
@@ -124,7 +124,7 @@ class StackWatch:
 
 async def _get(session: aiohttp.ClientSession, url: str) -> dict[str, Any] | None:
     try:
-        async with session.get(url) as answer:
+        async with request_within(HTTP_TIMEOUT_S, session, "GET", url) as answer:
             return await answer.json() if answer.status == 200 else None
     except (aiohttp.ClientError, TimeoutError, ValueError):
         return None

@@ -10,6 +10,7 @@ import aiohttp
 from services.feedback.errors import FeedbackError
 from shared.contracts.events.base import Message
 from shared.http.answers import read_json
+from shared.http.client import request_within
 
 TIMEOUT_S = 180.0
 """The first request loads the reward model."""
@@ -63,11 +64,13 @@ class RewardScores:
             | {"completion": answer}
             for turns, answer in answers
         ]
-        async with self._session.post(
+        async with request_within(
+            TIMEOUT_S,
+            self._session,
+            "POST",
             self._url,
             json={"model": model, "items": items},
             headers=self._headers,
-            timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
         ) as response:
             response.raise_for_status()
             body = await read_json(response, limit=MAX_ANSWER_BYTES)

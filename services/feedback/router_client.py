@@ -16,8 +16,11 @@ from shared.contracts.conversation import answer_text, openai_tools, openai_turn
 from shared.contracts.events.base import Message, Tool, was_cut
 from shared.errors import FieldError
 from shared.http.answers import AnswerTooLarge, read_answer
+from shared.http.client import request_within
 
 CHAT_PATH = "/v1/chat/completions"
+CONNECT_S = 3.0
+"""Longest wait for a connection to the router."""
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 MAX_REASON = 300
 """Characters of the router's own message that are passed on."""
@@ -77,7 +80,7 @@ class RouterClient:
         self._session = session
         self._purpose = purpose
         self._url = url.rstrip("/") + CHAT_PATH
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(timeout_s, 3.0))
+        self._timeout_s = timeout_s
 
     async def answer(
         self, question: Question, version: str, seed: int, *, authorization: str = ""
@@ -95,11 +98,14 @@ class RouterClient:
         if authorization:
             headers["authorization"] = authorization
         try:
-            async with self._session.post(
+            async with request_within(
+                self._timeout_s,
+                self._session,
+                "POST",
                 self._url,
+                connect_s=CONNECT_S,
                 data=orjson.dumps(_body(question, version, seed)),
                 headers=headers,
-                timeout=self._timeout,
             ) as response:
                 body = await read_answer(response, limit=MAX_ANSWER_BYTES)
                 return _answer(response, body, version)

@@ -15,6 +15,7 @@ from services.inference.errors import EngineLacks, EngineRefused, EngineUnavaila
 from shared.contracts.conversation import stored_turn
 from shared.contracts.events.versions import Fingerprint, FingerprintText
 from shared.http.answers import read_answer
+from shared.http.client import request_within
 
 HEALTH_TIMEOUT_S = 10.0
 QUICK_TIMEOUT_S = 15.0
@@ -241,12 +242,13 @@ class EngineClient:
     ) -> bytes:
         data = None if body is None else _encoded(path, body)
         try:
-            async with self._session.request(
+            async with request_within(
+                timeout_s,
+                self._session,
                 method,
                 self._url + path,
                 data=data,
                 headers={} if body is None else {"content-type": "application/json"},
-                timeout=aiohttp.ClientTimeout(total=timeout_s),
             ) as response:
                 content = await read_answer(response, limit=MAX_ANSWER_BYTES)
         except TimeoutError as error:

@@ -13,6 +13,7 @@ import structlog
 from services.rollout.state import EngineReport
 from shared.credentials import CredentialsUnreadable
 from shared.http.answers import read_json
+from shared.http.client import request_within
 
 log = structlog.get_logger(__name__)
 
@@ -97,11 +98,13 @@ class Agents:
     ) -> tuple[str, list[float]]:
         name, scores = "", list[float]()
         for first in range(0, len(items), SCORED_AT_ONCE):
-            async with self._session.post(
+            async with request_within(
+                SCORE_TIMEOUT_S,
+                self._session,
+                "POST",
                 f"{url.rstrip('/')}/v1/score",
                 json={"model": model, "items": items[first : first + SCORED_AT_ONCE]},
                 headers=self._authorize(),
-                timeout=aiohttp.ClientTimeout(total=SCORE_TIMEOUT_S),
             ) as response:
                 response.raise_for_status()
                 body = await read_json(response, limit=MAX_ANSWER_BYTES)
@@ -116,9 +119,8 @@ class Agents:
     async def _adapters(self, url: str) -> object:
         """What the agent says of its engine and adapters; why there is no answer where there is none."""
         try:
-            async with self._session.get(
-                f"{url.rstrip('/')}/v1/adapters",
-                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+            async with request_within(
+                TIMEOUT_S, self._session, "GET", f"{url.rstrip('/')}/v1/adapters"
             ) as response:
                 response.raise_for_status()
                 return await read_json(response, limit=MAX_ANSWER_BYTES)

@@ -16,6 +16,7 @@ from services.rollout.errors import EvidenceUnavailable
 from services.rollout.evidence import MAX_SERIES
 from shared.credentials import CredentialsUnreadable, read_secret, tls_context
 from shared.http.answers import read_answer
+from shared.http.client import request_within
 
 TIMEOUT_S = 3.0
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -127,7 +128,9 @@ class Prometheus:
     async def _ask(self, query: str, kind: str) -> list[dict[str, Any]]:
         posts = self._access.method == "POST"
         try:
-            async with self._session.request(
+            async with request_within(
+                TIMEOUT_S,
+                self._session,
                 self._access.method,
                 self._url,
                 data={"query": query} if posts else None,
@@ -135,7 +138,6 @@ class Prometheus:
                 headers=self._access.headers(),
                 ssl=self._tls,
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
             ) as response:
                 content = await read_answer(response, limit=MAX_ANSWER_BYTES)
         except CredentialsUnreadable as error:

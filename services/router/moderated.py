@@ -22,6 +22,7 @@ from shared.errors import RatchetError
 from shared.http.answers import AnswerTooLarge, read_answer
 from shared.http.asgi import AsgiApp, Receive, Scope, Send
 from shared.http.body import GuardedApp
+from shared.http.client import request_within
 from shared.http.problems import problem
 from shared.keys import ApiKey, KeyRing
 from shared.quotas import QuotaExceeded, Quotas
@@ -152,11 +153,8 @@ class ModeratedProxy:
             headers = {"content-type": "application/json"}
             if given := dict(scope["headers"]).get(b"authorization"):
                 headers["authorization"] = given.decode("latin-1")
-            async with self._session.post(
-                self._url,
-                data=body,
-                headers=headers,
-                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+            async with request_within(
+                TIMEOUT_S, self._session, "POST", self._url, data=body, headers=headers
             ) as answer:
                 kind = answer.headers.get("content-type", "application/json").encode()
                 last = b""

@@ -17,6 +17,7 @@ from services.router.filter_rules import FilterFindings
 from shared.contracts.events.interactions import FilterAction
 from shared.credentials import CredentialsUnreadable
 from shared.http.answers import read_answer
+from shared.http.client import request_within
 from shared.observability.events import Unavailable
 
 log = structlog.get_logger(__name__)
@@ -73,7 +74,6 @@ class ModerationEndpoint:
         self._session = session
         self._policy = policy
         self._headers = headers
-        self._timeout = aiohttp.ClientTimeout(total=policy.timeout_s)
         self._running = 0
         self._said_at = -LOG_EVERY_S
         self._judged = Counter(
@@ -132,11 +132,13 @@ class ModerationEndpoint:
         body: dict[str, Any] = {"input": inputs}
         if self._policy.model:
             body["model"] = self._policy.model
-        async with self._session.post(
+        async with request_within(
+            self._policy.timeout_s,
+            self._session,
+            "POST",
             self._policy.url + PATH,
             data=orjson.dumps(body),
             headers={"content-type": "application/json", **self._headers()},
-            timeout=self._timeout,
             allow_redirects=False,
         ) as answer:
             if answer.status != HTTP_OK:

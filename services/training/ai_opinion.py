@@ -20,6 +20,7 @@ from services.training.errors import JudgeUnavailable
 from services.training.trainers.job import read_rows, write_json
 from shared.ai_judge import UnlabelledPair, winner_of
 from shared.http.answers import read_json
+from shared.http.client import request_within
 
 RESULT = "ai_judge.json"
 EXAM_PAIRS = 100
@@ -58,8 +59,7 @@ class AiJudge:
 
         """
         headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
-        wait = aiohttp.ClientTimeout(total=TIMEOUT_S)
-        async with aiohttp.ClientSession(headers=headers, timeout=wait) as session:
+        async with aiohttp.ClientSession(headers=headers) as session:
             asking = _Asking(self, session, moved)
             found = await asyncio.gather(*map(asking.share, pairs))
         if found.count(None) > MOST_UNANSWERED * len(found):
@@ -114,7 +114,7 @@ class _Asking:
 
     async def _answer(self, body: Mapping[str, Any]) -> str:
         url = f"{self._judge.url.rstrip('/').removesuffix('/v1')}/v1/chat/completions"
-        async with self._session.post(url, json=body) as answer:
+        async with request_within(TIMEOUT_S, self._session, "POST", url, json=body) as answer:
             if answer.status != HTTP_OK:
                 raise ValueError(f"status {answer.status}")
             told = await read_json(answer, limit=MAX_ANSWER_BYTES)

@@ -25,6 +25,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from shared.credentials import CredentialsUnreadable
 from shared.detector_settings import DetectorSettings
 from shared.http.answers import read_json
+from shared.http.client import request_within
 from shared.observability.events import Unavailable
 from shared.redaction.detection import DetectedSpan
 
@@ -279,8 +280,7 @@ class Detector:
             return PAUSED, None
         began = perf_counter()
         try:
-            async with asyncio.timeout(self._policy.timeout_s):
-                answer = await self._post(texts, language)
+            answer = await self._post(texts, language)
         except TimeoutError:
             return self._failed(TIMEOUT, f"no answer in {self._policy.timeout_s:g} s"), None
         except (aiohttp.ClientError, CredentialsUnreadable, OSError, ValueError) as error:
@@ -303,7 +303,10 @@ class Detector:
         if self._session is None:
             # Its own bound would have requests wait for a connection beside our turns.
             self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-        async with self._session.post(
+        async with request_within(
+            policy.timeout_s,
+            self._session,
+            "POST",
             policy.url + PATH,
             data=orjson.dumps(body),
             headers={"content-type": "application/json", **self._headers()},

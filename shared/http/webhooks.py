@@ -23,6 +23,7 @@ from prometheus_client import Counter
 from shared.backoff import PASSING_REFUSALS, Backoff
 from shared.clock import Clock
 from shared.credentials import CredentialsUnreadable
+from shared.http.client import request_within
 
 log = structlog.get_logger(__name__)
 
@@ -114,22 +115,20 @@ class Webhooks:
         name, body = delivery
         try:
             timestamp = str(int(self._clock.now().timestamp()))
-            # Its own timer loses a cancellation that comes as it fires.
-            async with (
-                asyncio.timeout(TIMEOUT_S),
-                self._session.post(
-                    url,
-                    data=body,
-                    headers={
-                        "content-type": "application/json",
-                        "webhook-id": name,
-                        "webhook-timestamp": timestamp,
-                        "webhook-signature": signature(self._secret(), name, timestamp, body),
-                    },
-                    timeout=aiohttp.ClientTimeout(),
-                    allow_redirects=False,
-                ) as response,
-            ):
+            async with request_within(
+                TIMEOUT_S,
+                self._session,
+                "POST",
+                url,
+                data=body,
+                headers={
+                    "content-type": "application/json",
+                    "webhook-id": name,
+                    "webhook-timestamp": timestamp,
+                    "webhook-signature": signature(self._secret(), name, timestamp, body),
+                },
+                allow_redirects=False,
+            ) as response:
                 return response.status
         except (aiohttp.ClientError, TimeoutError, OSError, CredentialsUnreadable) as error:
             log.warning(
