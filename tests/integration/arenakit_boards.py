@@ -1,4 +1,4 @@
-"""arenakit's boards with planted defects, and what its audit says; run in an environment that has it.
+"""arenakit's boards with planted defects, and what its audit says; run where it is found.
 
     python tests/integration/arenakit_boards.py RESAMPLES
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from shared.ranking.audit import Check, audit
 from shared.ranking.board import RankedVote
 from shared.ranking.standings import ELO_PER_LOGIT, MEAN_RATING, rank
-from tests.support.environments import locked_environment
+from tests.support.environments import locked_beside
 
 RESAMPLES = 100
 """Of arenakit's audit; its own default is 2,000."""
@@ -40,9 +42,10 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.fixture(scope="module")
 def boards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What arenakit makes and says of each board."""
-    python = locked_environment("arenakit", tmp_path_factory.mktemp("arenakit") / "venv")
+    found = locked_beside("arenakit", tmp_path_factory.mktemp("arenakit"))
     script = Path(__file__).with_name("arenakit_boards.py")
-    ran = subprocess.run([python, script, str(RESAMPLES)], check=True, capture_output=True)
+    command = (sys.executable, script, str(RESAMPLES))
+    ran = subprocess.run(command, check=True, capture_output=True, env={**os.environ, **found})
     return {board["key"]: board for board in json.loads(ran.stdout)}
 
 

@@ -8,14 +8,23 @@ from pathlib import Path
 from deploy.local.processes import ROOT
 
 _UV = ROOT / ".tools" / "uv" / "bin" / "uv"
+_PYTHON = ROOT / ".venv" / "bin" / "python"
 
 
 def locked_environment(lock: str, folder: Path) -> Path:
     """Make an environment of `requirements/<lock>.txt` in a folder; its interpreter."""
     made = folder / "bin" / "python"
-    pinned = ROOT / "requirements" / f"{lock}.txt"
-    subprocess.run([_UV, "venv", "-q", "--python", ROOT / ".venv/bin/python", folder], check=True)
-    subprocess.run(
-        [_UV, "pip", "sync", "-q", "--require-hashes", "--python", made, pinned], check=True
-    )
+    subprocess.run([_UV, "venv", "-q", "--python", _PYTHON, folder], check=True)
+    _install(lock, "--python", made)
     return made
+
+
+def locked_beside(lock: str, folder: Path) -> dict[str, str]:
+    """Install `requirements/<lock>.txt` into a folder; what makes `.venv` find it there."""
+    _install(lock, "--python", _PYTHON, "--target", folder)
+    return {"PYTHONPATH": str(folder)}
+
+
+def _install(lock: str, *where: str | Path) -> None:
+    pinned = ROOT / "requirements" / f"{lock}.txt"
+    subprocess.run([_UV, "pip", "sync", "-q", "--require-hashes", *where, pinned], check=True)
