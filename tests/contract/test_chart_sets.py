@@ -206,6 +206,16 @@ def test_media_store_and_endpoints_are_reached_where_they_are_set(folder: Path) 
         "training",
         "report",
     }
+    # Their addresses are in a Secret, of which the chart knows nothing.
+    signed = objects_of("files-of-one-service", folder)
+    assert {
+        name
+        for name in ("router", "rollout", "inference", "training")
+        if 8443 in outward(signed, name)
+    } == {
+        "rollout",
+        "training",
+    }
     default = objects_of("network-policies", folder)
     assert not outward(default, "router") & {443, 8443, 9000}
     assert 443 not in outward(default, "feedback")
@@ -560,6 +570,28 @@ def test_the_report_runs_by_its_schedule_with_what_it_reads(folder: Path) -> Non
     assert read["RATCHET_REPORT_WEBHOOK_FILE"] == "/etc/ratchet-files/report/webhook"
     assert {"RATCHET_PROMETHEUS_URL", "RATCHET_KAFKA_BOOTSTRAP"} <= read.keys()
     assert "report" not in pods(objects_of("defaults", folder))
+
+
+def test_every_file_that_one_service_alone_reads_has_a_value(folder: Path) -> None:
+    known = json.loads((CHART / "values.schema.json").read_text())["properties"]
+    read: dict[str, set[str]] = {}
+    values: dict[str, Any] = {}
+    for name in SERVICES:
+        own = re.compile(rf"RATCHET_{name.upper()}_\w+_FILE")
+        if found := set(filter(own.fullmatch, service_variables([name]))):
+            read[name] = found
+            files = known[name]["properties"]["files"]["properties"]
+            values[name] = {"filesSecret": f"of-{name}", "files": dict.fromkeys(files, "key")}
+    assert read.keys() == {"router", "feedback", "rollout", "inference", "training"}
+    objects = render(values, folder)
+    for name, environment in environments(objects).items():
+        place = f"/etc/ratchet-files/{name}/"
+        assert {key for key, text in environment.items() if text.startswith(place)} == read.get(
+            name, set()
+        )
+        volumes = pods(objects)[name].get("volumes", [])
+        mounted = {secret["secretName"] for one in volumes for secret in secrets(one)}
+        assert mounted == ({f"of-{name}"} if name in read else set()), name
 
 
 def test_policies_let_through_what_the_data_flow_needs_and_nothing_else(folder: Path) -> None:

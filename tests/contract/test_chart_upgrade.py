@@ -21,6 +21,7 @@ DISKS = {"volumeClaimTemplates"}
 NEW_VALUES = {
     "autoscaling-by-lag-and-scram",
     "detector",
+    "files-of-one-service",
     "generated-keys-and-accounts",
     "strimzi-production",
 }

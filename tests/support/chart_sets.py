@@ -181,6 +181,18 @@ SETS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
             },
         },
     ),
+    "files-of-one-service": (
+        ("production",),
+        {
+            "router": {"filesSecret": "router", "files": {"outputModerationKey": "moderation"}},
+            "rollout": {"filesSecret": "hooks", "files": {"webhookSecret": "signing"}},
+            "inference": {"filesSecret": "critic", "files": {"moderationCriticKey": "key"}},
+            "training": {"filesSecret": "hooks", "files": {"webhookSecret": "signing"}},
+            "envFromSecrets": ["chats"],
+            "networkPolicy": {"enabled": True, "endpoints": {"ports": [8443]}},
+            "externalSecrets": {"enabled": True, "store": {"kind": "SecretStore", "name": "vault"}},
+        },
+    ),
     "strimzi": (("strimzi",), {"tenants": ["default", "acme-1.x"]}),
     "strimzi-production": (
         ("production", "strimzi"),

@@ -66,13 +66,13 @@ app.kubernetes.io/component: {{ .name }}
 {{- /* The connections of a component; each may bring files from a Secret of yours. */ -}}
 {{- define "ratchet.connections" -}}
 {{- $all := dict
-  "router" (list "kafka" "redis" "engine" "detector")
+  "router" (list "kafka" "redis" "engine" "detector" "router")
   "feedback" (list "kafka" "redis" "feedback" "detector")
   "intake" (list "kafka" "redis" "detector")
-  "rollout" (list "kafka" "redis" "engine" "prometheus")
+  "rollout" (list "kafka" "redis" "engine" "prometheus" "rollout")
   "aggregator" (list "kafka" "detector")
-  "inference" (list "kafka" "engine" "detector")
-  "training" (list "kafka" "engine" "detector")
+  "inference" (list "kafka" "engine" "detector" "inference")
+  "training" (list "kafka" "engine" "detector" "training")
   "cli" (list "kafka" "redis" "prometheus" "detector")
   "report" (list "kafka" "prometheus" "report")
   "topics" (list "kafka") -}}
