@@ -23,8 +23,8 @@ from services.cli.output import AsJson, print_json
 from services.cli.prometheus import PrometheusClient
 from services.cli.settings import load_settings
 from services.cli.version_trajectory import read_trajectories
-from services.cli.webhook import post_text, read_webhook
-from services.cli.weekly_page import html, markdown, summary
+from services.cli.webhook import post_message, read_webhook
+from services.cli.weekly_page import chat_message, html, markdown
 from shared.quality_targets import TARGETS
 from shared.reports.weekly import (
     SESSION_LENGTH,
@@ -80,7 +80,7 @@ def weekly(
         (out / "weekly.html").write_text(html(found))
         typer.echo(f"{out / 'weekly.md'}\n{out / 'weekly.html'}")
     if webhook is not None:
-        post_text(webhook, summary(found))
+        post_message(webhook, chat_message(found, datetime.now(UTC)))
 
 
 def _collect(start: datetime, end: datetime, target: int, model: str) -> Weekly:

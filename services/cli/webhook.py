@@ -1,4 +1,4 @@
-"""Posts to a webhook: one text, as Slack, Mattermost and Teams' workflows take it.
+"""Posts to a webhook: one message, whose text Slack, Mattermost and Teams' workflows take.
 
 Not by `shared/http/webhooks.py`, the services': a command waits for the answer, since its exit code
 says what became of the report, and a chat's address is itself the secret, so nothing is signed.
@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from services.cli.errors import CliError, Exit, reason_of
 from shared.backoff import PASSING_REFUSALS
+from shared.webhook_message import WebhookMessage
 
 TIMEOUT_S = 10.0
 PAUSES_S = (1.0, 2.0, 4.0)
@@ -39,29 +40,29 @@ def read_webhook(path: Path) -> str:
     return url
 
 
-def post_text(url: str, text: str) -> None:
-    """Post a text, cut to MAX_TEXT characters; tried again where the answer may change.
+def post_message(url: str, message: WebhookMessage) -> None:
+    """Post a message, its text cut to MAX_TEXT characters; tried again where the answer may change.
 
     Raises:
         CliError: refused, or no answer after the last attempt.
 
     """
     host = urlsplit(url).hostname
+    body = json.dumps(message.body() | {"text": message.text[:MAX_TEXT]}).encode()
     for pause_s in (*PAUSES_S, None):
-        refusal, for_good = _post(url, text[:MAX_TEXT])
+        refusal, for_good = _post(url, body)
         if not refusal:
             return
         if for_good or pause_s is None:
             raise CliError(
-                f"the webhook at {host} did not take the text: {refusal}",
+                f"the webhook at {host} did not take the message: {refusal}",
                 Exit.refused if for_good else Exit.unreachable,
             )
         time.sleep(pause_s)
 
 
-def _post(url: str, text: str) -> tuple[str, bool]:
-    """Why the text was not taken, empty where it was, and whether that is for good."""
-    body = json.dumps({"text": text}).encode()
+def _post(url: str, body: bytes) -> tuple[str, bool]:
+    """Why the message was not taken, empty where it was, and whether that is for good."""
     headers = {"content-type": "application/json"}
     # The address has been checked: http and https only.
     request = urllib.request.Request(url, body, headers)  # noqa: S310

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from services.cli.output import show
@@ -17,6 +17,7 @@ from shared.reports.weekly import (
     Weekly,
     percent,
 )
+from shared.webhook_message import WebhookMessage
 
 QUALITY = {
     "clear_winner_percent": "with a clear winner",
@@ -125,6 +126,25 @@ def summary(report: Weekly) -> str:
             f"({pairs / report.target:.0%}), {len(report.versions)} versions registered.",
             *(f"- {action}" for action in report.actions()),
         )
+    )
+
+
+def chat_message(report: Weekly, at: datetime) -> WebhookMessage:
+    """What a webhook gets of the report, made at that time."""
+    return WebhookMessage(
+        type="report.weekly",
+        id=f"report.weekly/{report.start}/{report.end}",
+        at=at,
+        text=summary(report),
+        data={
+            "from": report.start.isoformat(),
+            "until": report.end.isoformat(),
+            "collected": report.preferences.total,
+            "target": report.target,
+            "forecast": report.forecast,
+            "versions": len(report.versions),
+            "actions": report.actions(),
+        },
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import structlog
 
@@ -22,6 +22,7 @@ from shared.kafka.envelope import decode, models_by_type
 from shared.kafka.log import EventLog, LogUnavailable, Record
 from shared.observability.events import Unavailable
 from shared.registry.follow import Follower
+from shared.webhook_message import WebhookMessage
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +36,7 @@ class _OpenClaim(NamedTuple):
     """A claim of this replica that was not read back yet."""
 
     claim: ReminderClaimed
-    payload: dict[str, Any]
+    message: WebhookMessage
 
 
 class ReminderSender(Follower):
@@ -89,7 +90,7 @@ class ReminderSender(Follower):
             figures=dict(reminder.figures),
             at=self._clock.now(),
         )
-        self._open[claim.kind] = _OpenClaim(claim, reminder.payload(claim.reminder_id, claim.at))
+        self._open[claim.kind] = _OpenClaim(claim, reminder.message(claim.reminder_id, claim.at))
         await self._event_log.publish(
             REMINDERS,
             key=f"{claim.model}/{claim.kind.value}",
@@ -110,4 +111,4 @@ class ReminderSender(Follower):
         self._last[place] = claim
         if opened is not None and own:
             log.info("reminder.sends", kind=claim.kind.value, reminder_id=claim.reminder_id)
-            self._webhooks.post(claim.reminder_id, opened.payload)
+            self._webhooks.post(opened.message)

@@ -7,10 +7,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from services.training.plans import WeekProgress
 from shared.contracts.events.reminders import ReminderClaimed, ReminderKind
+from shared.webhook_message import WebhookMessage
 
 PERIOD = timedelta(days=1)
 """Between two reminders of a kind about a model."""
@@ -55,15 +55,15 @@ class Reminder:
     figures: Mapping[str, float]
     status: CollectionStatus
 
-    def payload(self, reminder_id: str, at: datetime) -> dict[str, Any]:
-        """What a receiver gets: `text` as Slack takes it, `data` for programs."""
+    def message(self, reminder_id: str, at: datetime) -> WebhookMessage:
+        """What a receiver gets."""
         week = self.status.week
-        return {
-            "type": f"collection.{self.kind.value}",
-            "id": reminder_id,
-            "timestamp": at.isoformat(),
-            "text": self.text,
-            "data": {
+        return WebhookMessage(
+            type=f"collection.{self.kind.value}",
+            id=reminder_id,
+            at=at,
+            text=self.text,
+            data={
                 "model": self.status.model,
                 "week": {
                     "from": week.monday.isoformat(),
@@ -73,7 +73,7 @@ class Reminder:
                 },
                 "missing": self.status.lacks,
             },
-        }
+        )
 
 
 def due(

@@ -11,8 +11,8 @@ import base64
 import hashlib
 import hmac
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -24,6 +24,7 @@ from shared.backoff import PASSING_REFUSALS, Backoff
 from shared.clock import Clock
 from shared.credentials import CredentialsUnreadable
 from shared.http.client import request_within
+from shared.webhook_message import WebhookMessage
 
 log = structlog.get_logger(__name__)
 
@@ -74,9 +75,9 @@ class Webhooks:
         for outcome in OUTCOMES:
             self._deliveries.labels(outcome)
 
-    def post(self, delivery_id: str, payload: Mapping[str, Any]) -> None:
-        """Have a payload delivered to each address; `delivery_id` is its `webhook-id`."""
-        delivery = _Delivery(delivery_id, orjson.dumps(payload))
+    def post(self, message: WebhookMessage) -> None:
+        """Have a message delivered to each address; its id is the `webhook-id`."""
+        delivery = _Delivery(message.id, orjson.dumps(message.body()))
         for url, waiting in self._waiting.items():
             if len(waiting) == MAX_WAITING:
                 self._count(DROPPED, url, waiting.popleft())

@@ -32,6 +32,8 @@ from shared.http import webhooks
 from shared.http.client import request_within
 from shared.keys import KeyRing
 from shared.quotas import Quotas, RateLimits, inference_limits
+from shared.testing.clock import START
+from shared.webhook_message import WebhookMessage
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 0.05
@@ -81,7 +83,7 @@ async def judges_opinion(_: aiohttp.ClientSession, url: str) -> object:
 async def webhook(session: aiohttp.ClientSession, url: str) -> object:
     counter = Counter("sent", "by outcome", ("outcome",), registry=CollectorRegistry())
     sender = webhooks.Webhooks(session, (url,), lambda: "secret", SystemClock(), counter)
-    sender.post("d:1", {})
+    sender.post(WebhookMessage("t", "d:1", START, "", {}))
     return await sender._deliver_to(url)
 
 

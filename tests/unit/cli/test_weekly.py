@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ET
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, cast
@@ -11,7 +12,7 @@ import pytest
 from services.cli.errors import CliError, Exit
 from services.cli.prometheus import Sample
 from services.cli.report import gain_rows, incidents, weekly, with_gains
-from services.cli.weekly_page import bars, html, markdown, summary
+from services.cli.weekly_page import bars, chat_message, html, markdown, summary
 from shared.contracts.events.preferences import PreferencePair
 from shared.contracts.events.rollouts import Decision, DecisionKind, Phase
 from shared.reports.weekly import (
@@ -229,6 +230,16 @@ def test_a_chat_gets_the_total_and_what_to_do() -> None:
     first, *actions = summary(report([pair(0)])).splitlines()
     assert "week 2026-11-23 to 2026-11-29: 1 pairs of 3 (33%)" in first
     assert actions == [f"- {action}" for action in report([pair(0)]).actions()]
+
+
+def test_a_webhook_gets_the_text_and_its_figures() -> None:
+    found = report([pair(0)])
+    made = chat_message(found, datetime(2026, 11, 30, 7, tzinfo=UTC))
+    body = json.loads(json.dumps(made.body()))
+    assert body["text"] == summary(found)
+    assert (body["type"], body["id"]) == ("report.weekly", "report.weekly/2026-11-23/2026-11-30")
+    assert (body["data"]["collected"], body["data"]["target"]) == (1, 3)
+    assert body["data"]["actions"] == found.actions()
 
 
 def test_the_gain_since_the_reference_stands_with_its_interval() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -13,6 +14,8 @@ from structlog.testing import capture_logs
 from shared.clock import SystemClock
 from shared.http import webhooks as module
 from shared.http.webhooks import MAX_WAITING, TRIES, Webhooks
+from shared.testing.clock import START
+from shared.webhook_message import WebhookMessage
 from tests.support.waiting import eventually
 from tests.support.webhooks import SECRET, WebhookReceiver, is_signed
 
@@ -27,7 +30,7 @@ class Deliveries:
         self.webhooks = Webhooks(session, (receiver.url,), lambda: SECRET, SystemClock(), counter)
 
     def post(self, number: int = 0) -> None:
-        self.webhooks.post(f"d:{number}", {"number": number})
+        self.webhooks.post(WebhookMessage("t", f"d:{number}", START, "said", {"number": number}))
 
     def counted(self, outcome: str) -> float | None:
         return self.registry.get_sample_value("deliveries_total", {"outcome": outcome})
@@ -53,7 +56,14 @@ async def test_a_delivery_is_signed_and_has_its_id(sent: Deliveries) -> None:
     await sent.ended("delivered")
     ((headers, body),) = sent.receiver.got
     assert is_signed(headers, body)
-    assert (headers["webhook-id"], body) == ("d:4", b'{"number":4}')
+    assert headers["webhook-id"] == "d:4"
+    assert json.loads(body) == {
+        "type": "t",
+        "id": "d:4",
+        "timestamp": START.isoformat(),
+        "text": "said",
+        "data": {"number": 4},
+    }
 
 
 async def test_a_failing_receiver_is_asked_again_in_order(sent: Deliveries) -> None:
