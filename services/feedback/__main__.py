@@ -54,7 +54,7 @@ from shared.redaction import Redaction
 from shared.registry.connection import RedisCluster, connect_redis, refuse_cluster
 from shared.registry.follow import KeyFollower, RegistryFollower, RoutingFollower
 from shared.service.background import BackgroundTasks
-from shared.service.readiness import freshness
+from shared.service.readiness import follow_user_keys, freshness
 from shared.settings import EXIT_CONFIGURATION
 
 REDIS_TIMEOUT_S = 2.0
@@ -117,6 +117,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
     )
     health = Health()
     health.ready("log", lambda: "the event log is unavailable" if publisher.refuses() else None)
+    follow_user_keys(log.issuer, health, clock)
     for name, follower in followers.items():
         health.ready(name, freshness(follower.age_s))
     read_model = ReadModelSupervisor(

@@ -57,7 +57,7 @@ from shared.quotas import Quotas, RateLimits, inference_limits
 from shared.redaction import Redaction
 from shared.registry.follow import KeyFollower, RegistryFollower
 from shared.service.background import BackgroundTasks
-from shared.service.readiness import catch_up
+from shared.service.readiness import catch_up, follow_user_keys
 from shared.settings import EXIT_CONFIGURATION
 
 log = structlog.get_logger(__name__)
@@ -231,6 +231,7 @@ async def run(settings: InferenceSettings) -> None:
             lambda: None if caught_up.is_set() else "not read to its end yet; is Kafka up?",
         )
         health.ready("adapters", agent.unready)
+        follow_user_keys(event_log.issuer, health, clock)
         health.ready("service", lambda: "stopping" if stop.is_set() else None)
 
         async def run_engine() -> None:

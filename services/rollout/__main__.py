@@ -49,7 +49,7 @@ from shared.registry.connection import RedisCluster, connect_redis, refuse_clust
 from shared.registry.follow import KeyFollower, RegistryFollower
 from shared.registry.view import RoutingView
 from shared.service.background import BackgroundTasks
-from shared.service.readiness import catch_up, freshness
+from shared.service.readiness import catch_up, follow_user_keys, freshness
 
 SOURCE = "/ratchet/rollout"
 LINGER_MS = 0
@@ -131,6 +131,7 @@ async def run(settings: RolloutSettings) -> None:
         health = Health()
         for name, follower in followers.items():
             health.ready(name, freshness(follower.age_s))
+        follow_user_keys(log.issuer, health, clock)
         health.progress("controller", controller.idle_s, STUCK_AFTER_S)
         api = RolloutApi(
             controller,

@@ -19,7 +19,7 @@ from services.router.client_ids import ClientIds
 from services.router.engines import Engines
 from services.router.fields import FieldRules
 from services.router.filter_rules import FilterRules
-from services.router.health import add_checks
+from services.router.health import WHOLE_WITHIN_S, add_checks
 from services.router.id_claims import RedisIdClaims
 from services.router.identity import IdentityRules
 from services.router.instance import (
@@ -73,6 +73,7 @@ from shared.registry.connection import RedisCluster, connect_redis, refuse_clust
 from shared.registry.routing import RoutingState
 from shared.registry.view import RoutingView
 from shared.service.background import BackgroundTasks
+from shared.service.readiness import follow_user_keys
 
 log = structlog.get_logger(__name__)
 
@@ -201,6 +202,7 @@ async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterR
     )
     health = Health()
     add_checks(health, state, spool, settings, clock)
+    follow_user_keys(event_log.issuer, health, clock, within_s=WHOLE_WITHIN_S)
     async with (
         Engines(
             settings.engines,

@@ -32,7 +32,7 @@ from shared.observability.trace_export import spans_of
 from shared.redaction import Redaction
 from shared.registry.follow import RegistryFollower
 from shared.service.background import BackgroundTasks
-from shared.service.readiness import freshness
+from shared.service.readiness import follow_user_keys, freshness
 
 SOURCE = "/ratchet/training"
 STALE_AFTER_S = 30.0
@@ -94,6 +94,7 @@ async def run(settings: TrainingSettings) -> None:
     )
     health = Health()
     health.progress("jobs", runner.idle_s, STUCK_AFTER_S)
+    follow_user_keys(log.issuer, health, clock)
     for name, age_s in (("jobs", worker.age_s), ("versions", versions.age_s)):
         health.ready(f"{name}_topic", freshness(age_s, STALE_AFTER_S))
     background = BackgroundTasks()

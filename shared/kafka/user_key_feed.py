@@ -84,6 +84,12 @@ class UserKeyFeed:
             self._running = None
         self._store.close()
 
+    def unread(self) -> str:
+        """Why the topic was not read to its end since the start; empty where it was."""
+        if self.whole:
+            return ""
+        return self._trouble or f"{self._stored} records were read so far"
+
     def age_s(self) -> float:
         """Seconds since all was stored that the topic had. Infinite before that."""
         if self._tail is None or not self.whole:

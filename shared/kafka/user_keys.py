@@ -57,7 +57,7 @@ class Recent(OrderedDict[str, Value], Generic[Value]):
 
 
 class UserKeys:
-    """Keys by id for whoever reads texts. Follows the topic once it is asked."""
+    """Keys by id for whoever reads texts. Follows the topic from `follow`, or once it is asked."""
 
     def __init__(
         self,
@@ -135,6 +135,14 @@ class UserKeys:
         if None in found.values():
             raise TextsLocked(UNREADABLE)
         return {key_id: key for key_id, key in found.items() if key is not None}
+
+    def follow(self) -> None:
+        """Begin to read the topic before anybody asks; a second call does nothing."""
+        self._feed.start()
+
+    def unread(self) -> str:
+        """Why the topic was not read to its end since the start; empty where it was."""
+        return self._feed.unread()
 
     async def refresh(self) -> None:
         """Return once all is known that the topic has now.

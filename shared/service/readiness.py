@@ -8,11 +8,17 @@ from typing import Protocol
 
 import structlog
 
+from shared.clock import Clock
+from shared.contracts.topics import USER_KEYS
 from shared.kafka.log import LogUnavailable
+from shared.kafka.user_keys import UserKeys
 from shared.observability.events import Unavailable
+from shared.observability.health import Health
 
 log = structlog.get_logger(__name__)
 
+KEYS_WITHIN_S = 60.0
+"""How long a starting service waits for the keys of people's texts before it is ready without."""
 STALE_AFTER_S = 15.0
 """Not ready once a topic was not read to its end for so long: Kafka is unavailable."""
 
@@ -42,6 +48,42 @@ def freshness(
         return f"not read to the end for {age:.0f} s; is Kafka up?"
 
     return check
+
+
+def follow_user_keys(
+    keys: UserKeys | None, health: Health, clock: Clock, *, within_s: float = KEYS_WITHIN_S
+) -> None:
+    """Begin to follow the keys of people's texts, and add what readiness says of that.
+
+    Whoever writes texts needs all keys, so the service is not ready before they were read to their
+    end once; after `within_s` seconds it is ready nonetheless, and says so until they were. Writers
+    of texts then wait for the keys, each within its own deadline. None: texts are not encrypted.
+    """
+    if keys is None:
+        return
+    keys.follow()
+    deadline = clock.monotonic() + within_s
+    followed = late = False
+
+    def unread() -> str | None:
+        nonlocal followed, late
+        followed = followed or not keys.unread()
+        if followed:
+            return None
+        said = (
+            f"{USER_KEYS} is not read to its end: {keys.unread()}; texts wait for it to be written"
+        )
+        if not late and clock.monotonic() > deadline:
+            late = True
+            log.warning("user_keys.late", after_s=within_s, reason=keys.unread())
+        return said
+
+    def check() -> str | None:
+        said = unread()
+        return None if late else said
+
+    health.ready("user_keys", check)
+    health.note("user_keys", unread)
 
 
 async def catch_up(

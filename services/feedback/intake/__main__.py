@@ -39,6 +39,7 @@ from shared.observability.logging import configure_logging
 from shared.quotas import Quotas, RateLimits, RedisCounts
 from shared.redaction import Redaction
 from shared.registry.connection import RedisCluster, connect_redis, refuse_cluster
+from shared.service.readiness import follow_user_keys
 from shared.settings import EXIT_CONFIGURATION
 
 MARKER = "intake-at.json"
@@ -93,6 +94,7 @@ async def run(settings: IntakeSettings) -> None:
     async with redis:
         await refuse_cluster(redis)
         await log.start()
+        follow_user_keys(log.issuer, health, clock)
         spare_collector()
         async with asyncio.TaskGroup() as group:
             counting = group.create_task(quotas.run())

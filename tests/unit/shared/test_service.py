@@ -5,15 +5,26 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from shared.backoff import Backoff
+from shared.contracts.topics import USER_KEYS
 from shared.http.server import stop_on_signals
-from shared.kafka.log import LogUnavailable
+from shared.kafka.log import EventLog, LogUnavailable
+from shared.kafka.user_keys import UserKeys
+from shared.observability.health import Health
 from shared.service import background as background_module
 from shared.service.background import BackgroundTasks
-from shared.service.readiness import catch_up, freshness
+from shared.service.readiness import KEYS_WITHIN_S, catch_up, follow_user_keys, freshness
+from shared.testing.clock import ManualClock
+from shared.testing.log import MemoryLog, MemoryTail
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).parents[3]
 
 
 async def forever() -> None:
@@ -78,6 +89,73 @@ def test_a_topic_is_fresh_until_its_limit() -> None:
     assert check() is None
     age = 15.1
     assert "15 s" in (check() or "")
+
+
+class HeldLog(MemoryLog):
+    """A log whose tails say nothing before `let_go`."""
+
+    def __init__(self) -> None:
+        super().__init__(partitions={USER_KEYS: 1})
+        self.let_go = asyncio.Event()
+
+    def tail(self, *topics: str, **options: Any) -> MemoryTail:
+        tail = super().tail(*topics, **options)
+        caught_up = tail.caught_up
+
+        async def later(timeout_s: float) -> None:
+            await self.let_go.wait()
+            await caught_up(timeout_s)
+
+        tail.caught_up = later
+        return tail
+
+
+async def test_a_service_is_not_ready_before_the_keys_of_texts_are_read() -> None:
+    held, health, clock = HeldLog(), Health(), ManualClock()
+    keys = UserKeys(cast("EventLog", held), b"s" * 32)
+    follow_user_keys(keys, health, clock)
+    clock.advance(KEYS_WITHIN_S)
+    ready, said = health.readiness()
+    assert not ready
+    assert said["user_keys"].startswith(f"{USER_KEYS} is not read to its end: 0 records")
+    held.let_go.set()
+    await eventually(lambda: health.readiness() == (True, {"user_keys": "ok"}), "ready")
+    await keys.close()
+    assert health.readiness()[0], "an outage later is for the checks of age"
+
+
+async def test_a_service_waits_for_the_keys_of_texts_so_long_and_then_says_that_it_has_none() -> (
+    None
+):
+    held, health, clock = HeldLog(), Health(), ManualClock()
+    keys = UserKeys(cast("EventLog", held), b"s" * 32)
+    follow_user_keys(keys, health, clock, within_s=5.0)
+    assert not health.readiness()[0]
+    clock.advance(5.1)
+    with capture_logs() as logs:
+        for _ in range(2):
+            ready, said = health.readiness()
+            assert ready
+            assert "texts wait for it" in said["user_keys"]
+    assert [(one["event"], one["after_s"]) for one in logs] == [("user_keys.late", 5.0)]
+    held.let_go.set()
+    await eventually(lambda: health.readiness()[1] == {"user_keys": "ok"}, "the keys are read")
+    await keys.close()
+
+
+def test_texts_that_are_not_encrypted_need_no_keys() -> None:
+    health = Health()
+    follow_user_keys(None, health, ManualClock())
+    assert health.readiness() == (True, {})
+
+
+def test_every_service_that_writes_texts_waits_for_their_keys() -> None:
+    mains = {path: path.read_text() for path in (ROOT / "services").rglob("__main__.py")}
+    writers = {path.parent.name for path, text in mains.items() if "= encrypting(" in text}
+    assert {path.parent.name for path, text in mains.items() if "follow_user_keys(" in text} == (
+        writers
+    )
+    assert writers == {"feedback", "inference", "intake", "rollout", "router", "training"}
 
 
 class SlowFollower:
