@@ -13,6 +13,8 @@ from services.cli.output import AsJson, print_json, print_table
 from services.cli.settings import load_settings
 
 if TYPE_CHECKING:
+    from shared.contracts.events.dead_letters import DeadLetter
+    from shared.kafka.deadletters import Replays
     from shared.kafka.log import EventLog
 
 app = typer.Typer(no_args_is_help=True, help="Look at dead letters, and replay them.")
@@ -25,17 +27,19 @@ MAX_DETAIL = 200
 @app.command("list")
 def list_letters(*, topic: Topic = "", limit: Limit = 100, as_json: AsJson = False) -> None:
     """List what could not be read, with the reason."""
-    from shared.kafka.deadletters import list_dead_letters
+    from shared.kafka.deadletters import Replays, list_dead_letters
 
+    replays = Replays()
     letters = with_log(
-        load_settings(), lambda log: list_dead_letters(log, source_topic=topic, limit=limit)
+        load_settings(),
+        lambda log: list_dead_letters(log, source_topic=topic, limit=limit, replays=replays),
     )
     if as_json:
-        print_json([letter.model_dump(mode="json") for letter in letters])
+        print_json([letter.model_dump(mode="json") | replays.shown(letter) for letter in letters])
         return
     print_table(
         "Dead letters",
-        ("at", "topic", "place", "reason", "detail", "service"),
+        ("at", "topic", "place", "reason", "detail", "service", "replayed"),
         [
             (
                 letter.at.isoformat(timespec="seconds"),
@@ -44,10 +48,18 @@ def list_letters(*, topic: Topic = "", limit: Limit = 100, as_json: AsJson = Fal
                 letter.reason,
                 letter.detail[:MAX_DETAIL],
                 letter.service,
+                _replayed(replays, letter),
             )
             for letter in letters
         ],
     )
+
+
+def _replayed(replays: Replays, letter: DeadLetter) -> str:
+    at, again = replays.of(letter)
+    if at is None:
+        return ""
+    return at.isoformat(timespec="seconds") + (", unreadable again" if again else "")
 
 
 @app.command()

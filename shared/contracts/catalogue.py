@@ -7,7 +7,7 @@ from shared.contracts.events.api_keys import ApiKeyIssued
 from shared.contracts.events.audit import ActionAudited
 from shared.contracts.events.base import Event
 from shared.contracts.events.cases import CaseFound, CaseRetired
-from shared.contracts.events.dead_letters import DeadLetter
+from shared.contracts.events.dead_letters import DeadLetter, DeadLetterReplayed
 from shared.contracts.events.erasures import ErasureCompleted, ErasureRequested, TraceErased
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
 from shared.contracts.events.generations import GenerationFinished, GenerationRequested
@@ -62,6 +62,7 @@ EVENTS: tuple[type[Event], ...] = (
     TrainingProgress,
     ReminderClaimed,
     DeadLetter,
+    DeadLetterReplayed,
     VersionRecord,
     SettingsEvaluation,
     SettingsRecord,

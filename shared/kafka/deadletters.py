@@ -17,7 +17,11 @@ from pydantic import TypeAdapter, ValidationError
 from shared.clock import Clock, SystemClock
 from shared.contracts.conversation import compact_json
 from shared.contracts.events.base import Identifier
-from shared.contracts.events.dead_letters import DeadLetter, DeadLetterReason
+from shared.contracts.events.dead_letters import (
+    DeadLetter,
+    DeadLetterReason,
+    DeadLetterReplayed,
+)
 from shared.contracts.subject import subjects_in
 from shared.contracts.topics import (
     DEAD_LETTERS,
@@ -37,9 +41,12 @@ from shared.withheld import UNCHECKED
 
 MAX_BODY = 200_000
 """Characters of a body that are kept."""
-MAX_HEADERS = 16
-"""Headers that are kept, with MAX_HEADER characters of each name and value; the key has as many."""
 MAX_HEADER = 1000
+"""Characters of a header's name, of its value and of the key that are kept."""
+MAX_HEADERS = 32_000
+"""Characters of all headers that are kept."""
+MAX_DETAIL = 1700
+"""Characters of a detail; as many more as the event allows say what is not kept of the record."""
 MAX_LETTER_BYTES = 900_000
 """A letter over this, for JSON escapes its text, keeps half as much of it; brokers refuse 1,048,588."""
 READ_TIMEOUT_S = 60.0
@@ -112,24 +119,21 @@ class DeadLetters:
 
         def build(redact: Redact) -> DeadLetter:
             rules = by_rules(redact)
-            headers = [
-                (
-                    name[:MAX_HEADER],
-                    (rules if _OURS.match(name) else redact)(
-                        value.decode("utf-8", "replace")[:MAX_HEADER]
-                    ),
-                )
-                for name, value in record.headers[:MAX_HEADERS]
-            ]
+            headers, cuts = _headers(record.headers, redact)
+            body = (record.value or b"").decode("utf-8", "replace")
+            if len(record.key) > MAX_HEADER:
+                cuts.append(f"{MAX_HEADER} of its key's {len(record.key)} characters")
+            if len(body) > MAX_BODY:
+                cuts.append(f"{MAX_BODY} of its body's {len(body)} characters")
             return DeadLetter(
                 source_topic=record.topic,
                 source_partition=partition,
                 source_offset=offset,
                 source_key=rules(record.key[:MAX_HEADER]),
-                headers=dict(headers),
+                headers=headers,
                 reason=reason,
-                detail=redact(detail)[:2000],
-                body=_body(record.value or b"", redact),
+                detail=_told(redact(detail)[:MAX_DETAIL], cuts),
+                body=_body(body[:MAX_BODY], redact),
                 service=self._service,
                 tenant=tenant,
                 subjects=subjects,
@@ -138,7 +142,8 @@ class DeadLetters:
 
         letter = await redacted(self._redact, build)
         if len(letter.to_json()) > MAX_LETTER_BYTES:
-            letter = letter.model_copy(update={"body": letter.body[: MAX_BODY // 2]})
+            kept = letter.body[: MAX_BODY // 2]
+            letter = _cut(letter, f"{len(kept)} characters of its body", body=kept)
         place = f"{record.topic}/{partition}/{offset}"
         letter_id = str(uuid.uuid5(uuid.NAMESPACE_URL, place))
         try:
@@ -147,13 +152,46 @@ class DeadLetters:
             )
         except RecordRefused:
             # Brokers with a lower limit: a letter that only names the record is always accepted.
-            bare = letter.model_copy(update={"headers": {}, "body": ""})
+            bare = _cut(letter, "nothing of its headers and body", headers={}, body="")
             await self._log.publish(DEAD_LETTERS, key=record.topic, event=bare, event_id=letter_id)
         self._total.labels(record.topic, reason).inc()
 
 
+class Replays:
+    """What came of replays, by the place of the record; known once the letters are read to their end."""
+
+    def __init__(self) -> None:
+        self._at: dict[Position, datetime] = {}
+        self._again: set[Position] = set()
+
+    def of(self, letter: DeadLetter) -> tuple[datetime | None, bool]:
+        """When a letter was last replayed, None if never; and whether it was unreadable again then."""
+        place = place_of(letter)
+        return self._at.get(place), place in self._again
+
+    def shown(self, letter: DeadLetter) -> dict[str, Any]:
+        """The same for JSON: `replayed_at` and `unreadable_again`."""
+        at, again = self.of(letter)
+        return {"replayed_at": at.isoformat() if at else None, "unreadable_again": again}
+
+    def replayed(self, place: Position, at: datetime) -> None:
+        """Take note of a replay."""
+        self._at[place] = at
+        self._again.discard(place)
+
+    def repeated(self, place: Position) -> None:
+        """Take note of one letter more of a record."""
+        if place in self._at:
+            self._again.add(place)
+
+
 async def list_dead_letters(
-    log: EventLog, *, source_topic: str = "", limit: int = 100, newest: int | None = None
+    log: EventLog,
+    *,
+    source_topic: str = "",
+    limit: int = 100,
+    newest: int | None = None,
+    replays: Replays | None = None,
 ) -> list[DeadLetter]:
     """All of `dead_letters_to_end` at once, up to a limit: the oldest.
 
@@ -161,7 +199,7 @@ async def list_dead_letters(
         LogUnavailable: the topic could not be read to its end.
 
     """
-    letters = dead_letters_to_end(log, source_topic=source_topic, newest=newest)
+    letters = dead_letters_to_end(log, source_topic=source_topic, newest=newest, replays=replays)
     async with aclosing(letters):
         found: list[DeadLetter] = []
         async for letter in letters:
@@ -171,35 +209,46 @@ async def list_dead_letters(
 
 
 async def dead_letters_to_end(
-    log: EventLog, *, source_topic: str = "", newest: int | None = None
+    log: EventLog,
+    *,
+    source_topic: str = "",
+    newest: int | None = None,
+    replays: Replays | None = None,
 ) -> AsyncGenerator[DeadLetter]:
     """The dead letters (of a topic), oldest first, each source record once; few in memory at a time.
 
-    With `newest`, at most so many records of each partition are read.
+    With `newest`, at most so many records of each partition are read. `replays` is filled meanwhile.
 
     Raises:
         LogUnavailable: the topic could not be read to its end.
 
     """
-    by_type, seen = models_by_type(DeadLetter), set[Position]()
+    by_type, seen = models_by_type(DeadLetter, DeadLetterReplayed), set[Position]()
+    known = replays or Replays()
     records = records_to_end(log, DEAD_LETTERS, timeout_s=READ_TIMEOUT_S, newest=newest)
     async with aclosing(records):
         async for record in records:
             try:
-                letter = decode(record.headers, record.value, by_type)
+                found = decode(record.headers, record.value, by_type)
             except UnreadableRecord:
                 continue
-            assert isinstance(letter, DeadLetter)
-            place = place_of(letter)
-            if place not in seen and (not source_topic or letter.source_topic == source_topic):
+            assert isinstance(found, DeadLetter | DeadLetterReplayed)
+            place = place_of(found)
+            if source_topic not in ("", found.source_topic):
+                continue
+            if isinstance(found, DeadLetterReplayed):
+                known.replayed(place, found.at)
+            elif place in seen:
+                known.repeated(place)
+            else:
                 seen.add(place)
-                yield letter
+                yield found
 
 
 async def replay(log: EventLog, letters: Iterable[DeadLetter]) -> int:
     """Append dead letters to the topics they came from; returns how many.
 
-    What was redacted stays redacted. Readers drop what they had already counted, by its identity. A
+    Each is marked as replayed first. What was redacted stays redacted. Readers drop what they had already counted, by its identity. A
     record that is unreadable again is the same letter, so that replays do not multiply letters.
     Letters without a body, whose records were empty or could not be taken apart, are left out.
 
@@ -211,6 +260,15 @@ async def replay(log: EventLog, letters: Iterable[DeadLetter]) -> int:
     for letter in letters:
         if not letter.body:
             continue
+        mark = DeadLetterReplayed(
+            source_topic=letter.source_topic,
+            source_partition=letter.source_partition,
+            source_offset=letter.source_offset,
+            at=datetime.now(UTC),
+        )
+        await log.publish(
+            DEAD_LETTERS, key=mark.source_topic, event=mark, event_id=str(uuid.uuid4())
+        )
         place = f"{letter.source_partition}/{letter.source_offset}"
         named = {**letter.headers, REPLAY_OF: place}
         headers: Headers = tuple((k, v.encode()) for k, v in named.items())
@@ -240,10 +298,41 @@ async def replay_on_record(log: EventLog, letters: Sequence[DeadLetter], who: Re
     return await replay(log, letters)
 
 
-def _body(value: bytes, redact: Redact) -> str:
+def _headers(given: Headers, redact: Redact) -> tuple[dict[str, str], list[str]]:
+    """The headers that are kept, of one name the first, which readers take; and what is not."""
+    rules = by_rules(redact)
+    kept: dict[str, str] = {}
+    left_out = shortened = size = 0
+    for name, raw in given:
+        value = raw.decode("utf-8", "replace")
+        short, text = name[:MAX_HEADER], value[:MAX_HEADER]
+        size += len(short) + len(text)
+        if short in kept or size > MAX_HEADERS:
+            left_out += 1
+            continue
+        shortened += len(name) > MAX_HEADER or len(value) > MAX_HEADER
+        kept[short] = (rules if _OURS.match(name) else redact)(text)
+    cuts: list[str] = []
+    if left_out:
+        cuts.append(f"{len(kept)} of its {len(given)} headers")
+    if shortened:
+        cuts.append(f"{MAX_HEADER} characters of {shortened} long headers")
+    return kept, cuts
+
+
+def _told(detail: str, cuts: Sequence[str]) -> str:
+    """A detail that ends with what alone is kept of a record, where that is not all."""
+    return f"{detail} (kept: {'; '.join(cuts)})" if cuts else detail
+
+
+def _cut(letter: DeadLetter, kept: str, **fields: Any) -> DeadLetter:
+    return letter.model_copy(update={**fields, "detail": _told(letter.detail, (kept,))})
+
+
+def _body(value: str, redact: Redact) -> str:
     """A body by rules, then what a detector is asked: its texts where it is JSON, else the whole."""
     rules = by_rules(redact)
-    body = rules(value.decode("utf-8", "replace")[:MAX_BODY])
+    body = rules(value)
     if redact is rules:
         return body
     try:
@@ -301,6 +390,6 @@ def is_replayable(topic: str) -> bool:
     return topic in REPLAYABLE or _INTAKE.fullmatch(topic) is not None
 
 
-def place_of(letter: DeadLetter) -> Position:
+def place_of(letter: DeadLetter | DeadLetterReplayed) -> Position:
     """Where the record is that could not be read."""
     return Position(letter.source_topic, letter.source_partition, letter.source_offset)

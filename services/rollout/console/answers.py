@@ -143,6 +143,8 @@ class DeadLetterView(BaseModel):
     subjects: list[str] | None = None
     encrypted: EncryptedTexts | None = None
     at: AwareDatetime
+    replayed_at: AwareDatetime | None = Field(description="when it was last replayed; null: never")
+    unreadable_again: bool = Field(description="whether it could not be read then either")
 
 
 class DeadLetterList(BaseModel):

@@ -23,7 +23,7 @@ from shared.contracts.events.erasures import ErasureCompleted, ErasureRequested
 from shared.contracts.events.quality import QualityWindow
 from shared.contracts.topics import ERASURES, QUALITY
 from shared.http.problems import InvalidField
-from shared.kafka.deadletters import dead_letters_to_end, place_of
+from shared.kafka.deadletters import Replays, dead_letters_to_end, place_of
 from shared.kafka.log import EventLog, LogUnavailable, Record, read_events, read_to_end
 from shared.registry.api_keys import read_keys
 from shared.registry.record_differences import differences
@@ -119,15 +119,20 @@ class OperatorViews:
         return await self._read(lambda: self._newest_letters(scope))
 
     async def _newest_letters(self, scope: OperatorScope) -> list[dict[str, Any]]:
-        letters = dead_letters_to_end(self._log, newest=NEWEST)
+        replays = Replays()
+        letters = dead_letters_to_end(self._log, newest=NEWEST, replays=replays)
         async with aclosing(letters):
             # A body may have 200,000 characters: it is cut before the next letter is read.
             shown = [
-                (letter.at, _dead_letter(letter))
+                (
+                    letter.at,
+                    letter.model_copy(update={"body": letter.body[:MAX_BODY], "headers": {}}),
+                )
                 async for letter in letters
                 if has_letters(scope, letter.source_topic)
             ]
-        return [row for _, row in nlargest(SHOWN, shown, key=lambda one: one[0])]
+        newest = nlargest(SHOWN, shown, key=lambda one: one[0])
+        return [_dead_letter(letter) | replays.shown(letter) for _, letter in newest]
 
     async def erasures(self, scope: OperatorScope) -> list[dict[str, Any]]:
         """Erasures of people in a key's scope, each with its proof once it is done, the newest first.
@@ -256,9 +261,8 @@ def _training_job(job: dict[str, Any]) -> dict[str, Any]:
 
 def _dead_letter(letter: DeadLetter) -> dict[str, Any]:
     return {
-        **letter.model_dump(mode="json", exclude={"body", "headers"}),
+        **letter.model_dump(mode="json", exclude={"headers"}),
         "place": "/".join(str(part) for part in place_of(letter)),
-        "body": letter.body[:MAX_BODY],
     }
 
 

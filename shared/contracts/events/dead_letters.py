@@ -1,4 +1,4 @@
-"""The event of a record that could not be read."""
+"""Events of records that could not be read: what is kept of one, and that it was replayed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import AwareDatetime, Field
 
 from shared.contracts.events.base import (
+    Event,
     Identifier,
     OptionalIdentifier,
     PersonalEvent,
@@ -32,4 +33,17 @@ class DeadLetter(PersonalEvent):
     service: Identifier
     tenant: OptionalIdentifier = unless_empty("")
     subjects: tuple[Subject, ...] = unless_empty((), description="people whom the body names")
+    at: AwareDatetime
+
+
+class DeadLetterReplayed(Event):
+    """A dead letter goes back to its topic; a letter of the same place after it was unreadable again.
+
+    Key: source topic, so that it comes after the letter, and before what came of the replay.
+    """
+
+    ce_type: ClassVar[str] = "ratchet.dead-letter.replayed.v1"
+    source_topic: Identifier
+    source_partition: int
+    source_offset: int
     at: AwareDatetime

@@ -309,6 +309,13 @@ async def test_one_dead_letter_is_replayed_and_the_other_stays(
     (record,) = harness.log.all(FEEDBACK)
     assert (record.key, record.value) == ("k", b'{"n":4}')
     assert audited(harness) == [("letters.replayed", "local", "ann", "a drill")]
+    told = {
+        one["source_offset"]: one
+        for one in (await http.get("/v1/dead-letters")).json()["dead_letters"]
+    }
+    assert told[3]["replayed_at"] is None
+    assert told[4]["replayed_at"] is not None
+    assert not told[4]["unreadable_again"]
 
 
 async def test_all_letters_of_a_topic_are_replayed_a_few_at_a_time(

@@ -136,6 +136,7 @@ const PAGES = {
       Reason: (one) => one.reason.replaceAll("_", " "),
       Detail: (one) => one.detail,
       Service: (one) => one.service,
+      Replayed: (one) => one.replayed_at ? `${moment(one.replayed_at)}${one.unreadable_again ? ", unreadable again" : ""}` : "",
     },
     rowActions: (one) => one.body
       ? [action("Replay", `${one.place} goes back to its topic.`, "v1/dead-letters/replay", { about: one.place,
