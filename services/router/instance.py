@@ -117,15 +117,18 @@ async def ship_left_behind(
 
 
 def bytes_of(directories: Iterable[Path]) -> int:
-    """Bytes of the spools in some folders; 0 for what the disk refuses to tell."""
-    with suppress(OSError):
-        return sum(
-            path.stat().st_size
-            for directory in directories
-            for name in SPOOLS
-            for path in (directory / name).glob("*.spool")
-        )
-    return 0
+    """Bytes of the spools in some folders, without what the disk refuses to tell.
+
+    A segment may go between its listing and the look at its size: it is shipped.
+    """
+    found = 0
+    for directory in directories:
+        for name in SPOOLS:
+            with suppress(OSError):
+                for path in (directory / name).glob("*.spool"):
+                    with suppress(OSError):
+                        found += path.stat().st_size
+    return found
 
 
 async def _shipped(

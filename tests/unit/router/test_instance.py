@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -45,6 +46,23 @@ def shipping(
 
 async def values(log: MemoryLog) -> list[bytes | None]:
     return [record.value for record in await read_to_end(log, "topic", timeout_s=60)]
+
+
+def test_a_segment_that_goes_while_all_are_summed_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directories = [left_behind(tmp_path / f"router-{number}", b"x" * 100) for number in range(3)]
+    whole, stat, looked_at = bytes_of(directories), Path.stat, list[Path]()
+
+    def gone_for_the_second(self: Path, **options: bool) -> os.stat_result:
+        if self.suffix == ".spool":
+            looked_at.append(self)
+            if len(looked_at) == 2:
+                self.unlink()
+        return stat(self, **options)
+
+    monkeypatch.setattr(Path, "stat", gone_for_the_second)
+    assert bytes_of(directories) == whole * 2 // 3 > 0
 
 
 async def test_a_spool_whose_process_still_ends_is_shipped_once_it_has_ended(
