@@ -24,6 +24,7 @@ from shared.contracts.events.training import (
     TrainingRequested,
 )
 from shared.contracts.topics import (
+    API_KEYS,
     AUDIT,
     ERASURES,
     FEEDBACK,
@@ -34,6 +35,7 @@ from shared.contracts.topics import (
 )
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.log import Record, read_events
+from shared.registry.api_keys import make_key
 from tests.browser.conftest import PATIENCE_MS
 from tests.browser.test_console import picture
 from tests.support.aggregator import interaction
@@ -179,6 +181,27 @@ def test_an_operator_issues_a_key_cancels_a_job_and_replays_a_letter(
         "key.issued: the shop opens",
         "letters.replayed: the reader is mended",
     ]
+
+
+def test_a_key_that_expired_is_renewed_or_removed(page: Page, console: ConsoleHarness) -> None:
+    log, now = console.harness.log, console.harness.clock.now()
+    ended = {"name": "shop", "tenant": "t", "scopes": ["infer"], "expires_at": now - timedelta(1)}
+    old = make_key(ended, now - timedelta(days=9)).issued
+    console.call(log.publish(API_KEYS, key=old.key_id, event=old, event_id=old.key_id))
+    page.set_viewport_size({"width": 1_100, "height": 440})
+    opened(page, console, "keys")
+    expect(page.locator("#list")).to_contain_text("expired")
+    assert not page.get_by_role("button", name=re.compile("Rotate|Revoke")).count()
+    page.get_by_role("button", name=f"Renew {old.key_id}").click()
+    page.get_by_label("Why").fill("the shop opens again")
+    done(page, "/rotate")
+    expect(page.locator("#secret code")).to_contain_text("rk_")
+    expect(page.get_by_role("button", name=re.compile("Rotate key-"))).to_be_visible()
+    page.get_by_role("button", name=f"Remove {old.key_id}").click()
+    page.get_by_label("Why").fill("tidied up")
+    done(page, "/revoke")
+    expect(page.locator("#list")).not_to_contain_text("expired")
+    expect(page.locator("#list")).to_contain_text("shop")
 
 
 def test_an_operator_registers_settings_asks_for_a_training_and_erases_a_person(

@@ -117,6 +117,13 @@ const PAGES = {
     })],
     rowActions: (one) => {
       const path = `v1/keys/${encodeURIComponent(one.key_id)}`;
+      if (one.state === "expired") {
+        return [
+          action("Renew", `A key like ${one.key_id}, which expired, is issued and shown once.`, `${path}/rotate`,
+            { about: one.key_id, body: { overlap_hours: 0 }, fields: () => [days()] }),
+          action("Remove", `${one.key_id} expired and is refused already; it leaves this list.`, `${path}/revoke`, { about: one.key_id }),
+        ];
+      }
       const overlap = { type: "number", value: 24, min: 0, max: 2160, step: "any", required: "" };
       return [
         action("Rotate", `A key like ${one.key_id} is issued and shown once; the old one expires.`, `${path}/rotate`,
