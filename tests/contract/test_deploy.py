@@ -454,6 +454,14 @@ def test_every_pin_of_a_lock_has_hashes_and_no_index(lock: Path) -> None:
     assert "index" not in re.sub(r"#.*", "", text)
 
 
+def test_helm_renders_the_chart_without_being_told_a_kubernetes() -> None:
+    setup = (ROOT / "deploy" / "local" / "setup.sh").read_text()
+    (built_for,) = re.findall(r"^readonly HELM_KUBERNETES=1\.(\d+)$", setup, re.MULTILINE)
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    (oldest,) = re.findall(r"^>=1\.(\d+)\.0-0$", chart["kubeVersion"])
+    assert int(built_for) >= int(oldest)
+
+
 def test_every_install_of_a_lock_checks_its_hashes() -> None:
     setup = (ROOT / "deploy" / "local" / "setup.sh").read_text()
     installs = re.findall(

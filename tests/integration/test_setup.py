@@ -179,7 +179,7 @@ def with_uv(machine):
     schema.parent.mkdir(parents=True)
     schema.write_text("{}")
     (machine / ".tools/uv/bin").mkdir(parents=True)
-    version = re.search(r"UV_VERSION=(\S+)", (machine / "deploy/local/setup.sh").read_text())[1]
+    (version,) = re.findall(r"UV_VERSION=(\S+)", (machine / "deploy/local/setup.sh").read_text())
     (machine / ".tools/uv/version").write_text(version)
     fake(machine / ".tools/uv/bin", "uv", UV)
     fake(machine / ".tools/uv/bin", "python", "exit 0")
@@ -193,8 +193,13 @@ def go_calls(machine: Path) -> list[str]:
 def test_helm_and_the_compose_schema_are_brought_once_at_their_versions(with_uv):
     first = setup(with_uv, root=True, CALLS=str(with_uv / "calls"))
     assert first.returncode == 0, first.stdout + first.stderr
+    kubernetes = " ".join(
+        f"-X helm.sh/helm/v3/pkg/{package}.k8sVersionMajor=1 "
+        f"-X helm.sh/helm/v3/pkg/{package}.k8sVersionMinor=34"
+        for package in ("chartutil", "lint/rules")
+    )
     assert go_calls(with_uv)[:3] == [
-        "go install -trimpath helm.sh/helm/v3/cmd/helm@v3.19.0",
+        f"go install -trimpath -ldflags {kubernetes} helm.sh/helm/v3/cmd/helm@v3.19.0",
         "go install -trimpath sigs.k8s.io/kustomize/kustomize/v5@v5.7.1",
         "go mod download github.com/compose-spec/compose-go/v2@v2.9.0",
     ]
