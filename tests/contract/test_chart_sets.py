@@ -572,6 +572,18 @@ def test_the_report_runs_by_its_schedule_with_what_it_reads(folder: Path) -> Non
     assert "report" not in pods(objects_of("defaults", folder))
 
 
+def test_the_secrets_of_people_s_texts_and_ids_go_to_all_who_need_them(folder: Path) -> None:
+    read = environments(objects_of("files-of-one-service", folder))
+    texts = {*SERVICES, "cli"}
+    ids = texts - {"aggregator", "training", "cli"}
+    for variable, place, components in (
+        ("RATCHET_TEXT_KEY_FILE", "/etc/ratchet-files/text/key", texts),
+        ("RATCHET_USER_ID_KEY_FILE", "/etc/ratchet-files/userId/key", ids),
+    ):
+        found = {name: one[variable] for name, one in read.items() if variable in one}
+        assert found == dict.fromkeys(components, place)
+
+
 def test_every_file_that_one_service_alone_reads_has_a_value(folder: Path) -> None:
     known = json.loads((CHART / "values.schema.json").read_text())["properties"]
     read: dict[str, set[str]] = {}

@@ -184,6 +184,8 @@ SETS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "files-of-one-service": (
         ("production",),
         {
+            "text": {"filesSecret": "people", "files": {"key": "texts"}},
+            "userId": {"filesSecret": "people", "files": {"key": "ids"}},
             "router": {"filesSecret": "router", "files": {"outputModerationKey": "moderation"}},
             "rollout": {"filesSecret": "hooks", "files": {"webhookSecret": "signing"}},
             "inference": {"filesSecret": "critic", "files": {"moderationCriticKey": "key"}},

@@ -66,15 +66,15 @@ app.kubernetes.io/component: {{ .name }}
 {{- /* The connections of a component; each may bring files from a Secret of yours. */ -}}
 {{- define "ratchet.connections" -}}
 {{- $all := dict
-  "router" (list "kafka" "redis" "engine" "detector" "router")
-  "feedback" (list "kafka" "redis" "feedback" "detector")
-  "intake" (list "kafka" "redis" "detector")
-  "rollout" (list "kafka" "redis" "engine" "prometheus" "rollout")
-  "aggregator" (list "kafka" "detector")
-  "inference" (list "kafka" "engine" "detector" "inference")
-  "training" (list "kafka" "engine" "detector" "training")
-  "cli" (list "kafka" "redis" "prometheus" "detector")
-  "report" (list "kafka" "prometheus" "report")
+  "router" (list "kafka" "redis" "engine" "detector" "text" "userId" "router")
+  "feedback" (list "kafka" "redis" "feedback" "detector" "text" "userId")
+  "intake" (list "kafka" "redis" "detector" "text" "userId")
+  "rollout" (list "kafka" "redis" "engine" "prometheus" "text" "userId" "rollout")
+  "aggregator" (list "kafka" "detector" "text")
+  "inference" (list "kafka" "engine" "detector" "text" "userId" "inference")
+  "training" (list "kafka" "engine" "detector" "text" "training")
+  "cli" (list "kafka" "redis" "prometheus" "detector" "text")
+  "report" (list "kafka" "prometheus" "text" "report")
   "topics" (list "kafka") -}}
 {{ get $all .name | toJson }}
 {{- end -}}
@@ -138,15 +138,15 @@ app.kubernetes.io/component: {{ .name }}
 {{- $sources := include "ratchet.sources" (merge (dict "connection" $connection) $) | fromJsonArray }}
 {{- if not $sources }}
 {{- else if $.mounts }}
-- {name: files-{{ $connection }}, mountPath: /etc/ratchet-files/{{ $connection }}, readOnly: true}
+- {name: files-{{ kebabcase $connection }}, mountPath: /etc/ratchet-files/{{ $connection }}, readOnly: true}
 {{- else if eq (len $sources) 1 }}
-- name: files-{{ $connection }}
+- name: files-{{ kebabcase $connection }}
   secret:
     secretName: {{ (first $sources).secret | quote }}
     defaultMode: 0440
     items: {{- include "ratchet.items" (first $sources).files | trim | nindent 6 }}
 {{- else }}
-- name: files-{{ $connection }}
+- name: files-{{ kebabcase $connection }}
   projected:
     defaultMode: 0440
     sources:
@@ -197,7 +197,7 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- end -}}
 {{- range $source := include "ratchet.sources" (merge (dict "connection" $connection) $) | fromJsonArray -}}
 {{- range $file, $key := $source.files -}}
-{{- $variable := printf "RATCHET_%s_%s_FILE" $connection (snakecase $file) | upper -}}
+{{- $variable := printf "RATCHET_%s_%s_FILE" (snakecase $connection) (snakecase $file) | upper -}}
 {{- $_ := set $found $variable (printf "/etc/ratchet-files/%s/%s" $connection $file) -}}
 {{- end -}}
 {{- end -}}
