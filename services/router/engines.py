@@ -1,5 +1,8 @@
 """Load balancing over engines: least in flight first, unreachable ones last; retries on others.
 
+Engines need not serve the same: while a version on another base is rolled out, some have it and others
+have its predecessor. One that answers 404 for a model is asked last for it for a while.
+
 With prefix affinity, conversations that begin alike go to one engine, which has their beginning in its
 prefix cache, as long as it has no more than its share of the load: rendezvous hashing (Thaler and
 Ravishankar, 1998) with the bound of consistent hashing with bounded loads (Mirrokni, Thorup and
@@ -30,6 +33,10 @@ AFFINITY_LOAD = 1.25
 """Most of the mean load that affinity gives an engine."""
 DOWN_FOR_S = 1.0
 """How long an engine that refused a connection, or stops, is asked last."""
+LACKS_FOR_S = 5.0
+"""How long an engine that answered 404 for a model is asked last for it."""
+MAX_LACKED = 64
+"""Models that an engine is remembered to lack; the oldest is forgotten."""
 
 
 class RetryReason(StrEnum):
@@ -39,7 +46,7 @@ class RetryReason(StrEnum):
     unavailable = "unavailable"
     """Status 503: it drains, or has too much to do."""
     missing = "missing"
-    """Status 404: it has started, and its adapters are not loaded yet."""
+    """Status 404: it has started and its adapters are not loaded yet, or serves another base."""
     given_up = "given_up"
 
 
@@ -58,13 +65,26 @@ _PATHS: dict[Endpoint, str] = {
 class Engine:
     """One engine and what runs on it."""
 
-    __slots__ = ("down_until", "in_flight", "name", "pool")
+    __slots__ = ("down_until", "in_flight", "lacks_until", "name", "pool")
 
     def __init__(self, base_url: str, pool: EnginePool) -> None:
         self.name = base_url
         self.pool = pool
         self.in_flight = 0
         self.down_until = 0.0
+        self.lacks_until: dict[str, float] = {}
+        """By model; the oldest first."""
+
+    def lacks(self, model: str, now: float) -> bool:
+        """Whether it was asked for the model a moment ago and did not have it."""
+        return self.lacks_until.get(model, now) > now
+
+    def note_lack(self, model: str, until: float) -> None:
+        """Ask it last for the model until then."""
+        self.lacks_until.pop(model, None)
+        if len(self.lacks_until) == MAX_LACKED:
+            del self.lacks_until[next(iter(self.lacks_until))]
+        self.lacks_until[model] = until
 
 
 class Engines:
@@ -111,16 +131,20 @@ class Engines:
         """Requests that run on engines now."""
         return sum(engine.in_flight for engine in self._engines)
 
-    def order(self, prefix: bytes = b"") -> list[Engine]:
-        """The engines as they are to be tried: reachable ones first, of those the least busy.
+    def order(self, prefix: bytes = b"", model: str = "") -> list[Engine]:
+        """The engines as they are to be tried: those that have the model first, of those the
+        reachable ones, of those the least busy.
 
         With a `prefix`, the first is the one that its hash names of those with room by AFFINITY_LOAD.
         """
         if len(self._engines) == 1:
             return list(self._engines)
         now = self._clock.monotonic()
-        order = sorted(self._engines, key=lambda one: (one.down_until > now, one.in_flight))
-        reachable = [one for one in order if one.down_until <= now]
+        order = sorted(
+            self._engines,
+            key=lambda one: (one.lacks(model, now), one.down_until > now, one.in_flight),
+        )
+        reachable = [one for one in order if one.down_until <= now and not one.lacks(model, now)]
         if prefix and reachable:
             chosen = _by_prefix(reachable, prefix)
             order.remove(chosen)
@@ -133,14 +157,23 @@ class Engines:
         body: bytes,
         headers: dict[str, str],
         deadlines: AttemptDeadlines,
+        *,
+        model: str = "",
         prefix: bytes = b"",
     ) -> EngineRequest:
-        """A request, to be sent by `async with`; it counts as in flight while that lasts."""
-        return EngineRequest(self, endpoint, body, headers, deadlines, prefix)
+        """A request, to be sent by `async with`; it counts as in flight while that lasts.
+
+        `model` is its name at the engines; the body has it, too.
+        """
+        return EngineRequest(self, endpoint, body, headers, deadlines, model, prefix)
 
     def unreachable(self, engine: Engine) -> None:
         """Ask this engine last for a while."""
         engine.down_until = self._clock.monotonic() + DOWN_FOR_S
+
+    def missing(self, engine: Engine, model: str) -> None:
+        """Ask this engine last for the model for a while."""
+        engine.note_lack(model, self._clock.monotonic() + LACKS_FOR_S)
 
 
 class EngineRequest:
@@ -167,6 +200,7 @@ class EngineRequest:
         "_engine",
         "_engines",
         "_headers",
+        "_model",
         "_only",
         "_response",
         "_until",
@@ -180,6 +214,7 @@ class EngineRequest:
         body: bytes,
         headers: dict[str, str],
         deadlines: AttemptDeadlines,
+        model: str,
         prefix: bytes,
     ) -> None:
         self._engines = engines
@@ -187,8 +222,9 @@ class EngineRequest:
         self._body = body
         self._headers = headers
         self._deadlines = deadlines
+        self._model = model
         self._until = asyncio.get_running_loop().time() + deadlines.total_s
-        self._untried = engines.order(prefix)
+        self._untried = engines.order(prefix, model)
         self._engine = self._untried.pop(0)
         self._only = not self._untried
         self._anew = False
@@ -240,7 +276,9 @@ class EngineRequest:
 
     def _next(self, reason: RetryReason) -> bool:
         """Go on to the next engine, if there is one that may have the answer."""
-        if reason is not RetryReason.missing:
+        if reason is RetryReason.missing:
+            self._engines.missing(self._engine, self._model)
+        else:
             self._engines.unreachable(self._engine)
         if self._untried:
             self._engine = self._untried.pop(0)

@@ -266,10 +266,12 @@ class Proxy:
         headers = {"traceparent": call.attempt_traceparent(len(call.attempts) - 1)}
         deadlines = self._of_stream if call.request.stream else self._of_answer
         attempt.started = perf_counter()
-        prefix = b""
+        model, prefix = attempt.engine_model, b""
         if self._engines.affinity:
-            prefix = attempt.engine_model.encode() + call.request.opening()
-        return self._engines.request(call.request.endpoint, body, headers, deadlines, prefix)
+            prefix = model.encode() + call.request.opening()
+        return self._engines.request(
+            call.request.endpoint, body, headers, deadlines, model=model, prefix=prefix
+        )
 
     async def _reply(self, call: Call, reply: WholeResponse, send: ClientSend) -> None:
         call.overhead_s = perf_counter() - call.started - call.engine_s

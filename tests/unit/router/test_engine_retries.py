@@ -114,6 +114,20 @@ async def test_with_all_engines_leaving_each_is_asked_once_and_the_failure_count
     assert await retries(bench) == {reason: 2}
 
 
+@BOTH
+async def test_of_engines_on_two_bases_each_version_is_asked_of_the_one_that_has_it(
+    bench: GatewayHarness, stream
+):
+    """The engine on the old base has no adapter of the new one: one request in a while finds out."""
+    old = LeavingEngine(refuses(404))
+    await bench.start(engines=(await old.start(bench), await stub(bench)))
+    bench.route(candidate="m-v2.0")
+    for _ in range(20):
+        assert (await bench.ask(user="ana", stream=stream)).status_code == 200
+    assert (old.requests, bench.seen.requests) == (1, 20)
+    assert await retries(bench) == {"missing": 1}
+
+
 async def test_a_stream_whose_first_token_has_left_is_asked_of_no_other_engine(
     bench: GatewayHarness,
 ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from services.router.engines import AFFINITY_LOAD, DOWN_FOR_S, Engines
+from services.router.engines import AFFINITY_LOAD, DOWN_FOR_S, LACKS_FOR_S, MAX_LACKED, Engines
 from shared.testing.clock import ManualClock
 
 URLS = tuple(f"http://engine-{number}:8000" for number in range(4))
@@ -57,3 +57,27 @@ async def test_with_all_engines_down_all_are_tried() -> None:
     for engine in engines.order():
         engines.unreachable(engine)
     assert {one.name for one in engines.order(b"prefix")} == set(URLS)
+
+
+async def test_an_engine_that_lacks_a_model_is_last_for_it_alone_and_for_a_while() -> None:
+    engines, clock = engines_of()
+    lacking = engines.order(b"prefix", "m-v2")[0]
+    engines.missing(lacking, "m-v2")
+    assert engines.order(b"prefix", "m-v2")[-1] is lacking
+    assert engines.order(b"prefix", "m-v1")[0] is lacking
+    for engine in engines.order():
+        if engine is not lacking:
+            engines.unreachable(engine)
+    assert engines.order(b"prefix", "m-v2")[-1] is lacking, "those that are down may have it"
+    clock.advance(LACKS_FOR_S)
+    assert engines.order(b"prefix", "m-v2")[0] is lacking
+
+
+async def test_models_that_an_engine_lacks_are_bounded() -> None:
+    engines, _ = engines_of()
+    engine = engines.order()[0]
+    for number in range(MAX_LACKED * 2):
+        engines.missing(engine, f"m-{number}")
+    assert list(engine.lacks_until) == [
+        f"m-{number}" for number in range(MAX_LACKED, 2 * MAX_LACKED)
+    ]
