@@ -399,7 +399,7 @@ def engine_findings(adapters: Iterable[dict[str, Any]], metrics: str) -> list[Fi
             "ratchet adapters list; see RatchetAdapterRefused in docs/runbooks.md",
         )
         for one in adapters
-        if one.get("state") != "ready"
+        if one.get("state") not in ("ready", "elsewhere")
     ]
     asked = total(metrics, 'ratchet_inference_engine_ends_total{cause="asked"}') or 0
     ends = (total(metrics, "ratchet_inference_engine_ends_total") or 0) - asked

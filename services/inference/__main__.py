@@ -65,6 +65,8 @@ log = structlog.get_logger(__name__)
 
 SOURCE = "/ratchet/inference"
 GROUP = "ratchet.inference"
+BESIDE_GROUP = "ratchet.inference-beside"
+"""Engines of another base read each request, too, and answer those of their versions."""
 CATCH_UP_S = 30.0
 STUCK_AFTER_S = 900.0
 """Longer than any single wait of the agent: loading and five fingerprints."""
@@ -180,7 +182,7 @@ async def run(settings: InferenceSettings) -> None:
         )
         consumer = ConsumerLoop(
             KafkaConnection.of(settings),
-            group=GROUP,
+            group=BESIDE_GROUP if settings.beside else GROUP,
             handler=worker.handle,
             models=models_by_type(GenerationRequested),
             dead_letters=DeadLetters(

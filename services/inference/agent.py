@@ -138,13 +138,12 @@ class Agent:
             return replace(slot, version=record.version, reason=reason)
         if record.base in self._served.bases:
             if wrong := self._base_files.known_refusal(record.base_sha256):
-                return Slot(record.version, AdapterState.refused, fault="base", reason=wrong)
+                return Slot(record.version, AdapterState.elsewhere, reason=wrong)
             return Slot(record.version, AdapterState.ready, verified=True)
         listed = ", ".join(self._served.bases[:MAX_LISTED]) or "no model"
         return Slot(
             record.version,
-            AdapterState.refused,
-            fault="engine",
+            AdapterState.elsewhere,
             reason=f"base: the engine lists {listed}, and not {record.base}",
         )
 
@@ -163,26 +162,41 @@ class Agent:
             return False
         return True
 
+    def is_elsewhere(self, version: str) -> bool:
+        """Whether a version is of another base than the engine's, so that others serve it."""
+        known = self._registry.get(version)
+        if known is None or self._generation < 0:
+            return False
+        elsewhere = self._slot(known.record).state is AdapterState.elsewhere
+        return elsewhere or not self._is_of_this_base(known.record)
+
     def unready(self) -> str | None:
         """Why this replica should get no traffic, or None.
 
         After each start of the engine every wanted version must have been dealt with once, and
         one stable version must be ready where there are any. A version that cannot be served,
-        a model's stable one too, takes no traffic away from the other models.
+        a model's stable one too, takes no traffic away from the other models. Where all stable
+        ones are of another base than the engine's, one of any version must be ready: a candidate
+        of this base, or the way back from it.
         """
         state = self._engine.state
         if not state.ready:
             return f"the engine is not ready: {state.reason}"
         if self._generation != state.generation or not self._settled:
             return "adapters are being loaded after a start of the engine"
+        slots = {slot.version: slot for slot in self.versions()}
         stable = [
-            version.record.version
+            slots[version.record.version]
             for version in self._wanted
             if version.lifecycle is Lifecycle.stable
         ]
-        if not stable or any(map(self.ready, stable)):
+        ours = [slot for slot in stable if slot.state is not AdapterState.elsewhere]
+        needed = ours or (slots.values() if stable else [])
+        if not needed or any(slot.state is AdapterState.ready for slot in needed):
             return None
-        return f"not ready: {', '.join(stable)}; see /v1/adapters"
+        if not ours:
+            return "no version of the engine's base is ready; see /v1/adapters"
+        return f"not ready: {', '.join(slot.version for slot in ours)}; see /v1/adapters"
 
     def acceptance(
         self, version: str, actor: Identifier, reason: str, *, on_behalf_of: str = ""
@@ -270,7 +284,10 @@ class Agent:
 
         """
         self._wanted = wanted_versions(
-            self._registry.versions(), self._models, self._limits.max_adapters
+            self._registry.versions(),
+            self._models,
+            self._limits.max_adapters,
+            self._is_of_this_base,
         )
         state = self._engine.state
         if not state.ready:
@@ -283,11 +300,12 @@ class Agent:
             self._settled = False
             self._generation = state.generation
         self._served = await self._client.models()
-        if any(isinstance(version.record, SettingsRecord) for version in self._wanted):
+        if self._wanted:
             await self._base_files.read(self._moved)
         names, adapters = self._served.adapters, self._adapters()
-        if adapters:
-            await self._verifier.learn_base(self._served.base, adapters)
+        ours = [one for one in adapters if self._is_of_this_base(one)]
+        if ours:
+            await self._verifier.learn_base(self._served.base, ours)
         loaded = EngineAdapters(names, await self._busy(names))
         wanted = [record.version for record in adapters]
         known = {version.record.version for version in self._registry.versions()}
@@ -299,6 +317,10 @@ class Agent:
         self._settled = self._settled or all(self._slots.of(name).settled for name in wanted)
         await self._notify()
         return action is not None
+
+    def _is_of_this_base(self, record: VersionRecord | SettingsRecord) -> bool:
+        """Whether it may serve on the base that is here, as far as that is known."""
+        return not self._base_files.known_refusal(record.base_sha256)
 
     async def _busy(self, names: frozenset[str]) -> frozenset[str]:
         """Adapters with requests under way; asked only while one is draining."""
@@ -336,7 +358,7 @@ class Agent:
         self._slots.loading(slot)
         await self._notify()
         if wrong := await self._base_files.refusal(record, self._moved):
-            self._slots.retry(slot, AdapterState.refused, "base", wrong)
+            self._slots.elsewhere(slot, wrong)
             return
         try:
             folder = await self._cache.fetch(record)

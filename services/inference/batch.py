@@ -60,6 +60,10 @@ class Adapters(Protocol):
         """Wait until the version may serve here."""
         ...
 
+    def is_elsewhere(self, version: str) -> bool:
+        """Whether engines of another base serve the version."""
+        ...
+
 
 @dataclass(frozen=True)
 class BatchTimeouts:
@@ -111,6 +115,9 @@ class BatchWorker:
     async def handle(self, event: Event, record: Record) -> None:
         """Make the result of one request and store it, unless that was done before.
 
+        A request of a version that is elsewhere is left to the workers of its base, which read the
+        topic in a group of their own.
+
         Raises:
             LogUnavailable: the result was made and not stored; the next call stores it.
             Stopping: the service is being stopped.
@@ -121,6 +128,10 @@ class BatchWorker:
         async with work.lock:
             if work.stored:
                 log.info("generation.repeated", request_id=event.request_id)
+                return
+            if self._adapters.is_elsewhere(event.version):
+                log.info("generation.elsewhere", request_id=event.request_id, version=event.version)
+                self._metrics.generations.labels(event.purpose, "elsewhere").inc()
                 return
             if work.result is None:
                 work.result = await self._make(event)

@@ -66,7 +66,7 @@ class InferenceMetrics:
             ("reason",),
             registry=registry,
         )
-        for reason in ("base", "checksum", "engine", "mismatch", "too_close"):
+        for reason in ("checksum", "engine", "mismatch", "too_close"):
             self.refusals.labels(reason)
         self.generations = Counter(
             "ratchet_inference_generations_total",

@@ -8,12 +8,12 @@ outcome of the one before in view.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from shared.contracts.events.versions import Lifecycle, SettingsRecord
+from shared.contracts.events.versions import Lifecycle, SettingsRecord, VersionRecord
 from shared.registry.versions import Version
 
 NEVER = math.inf
@@ -31,6 +31,11 @@ class AdapterState(StrEnum):
     ready = "ready"
     draining = "draining"
     refused = "refused"
+    elsewhere = "elsewhere"
+    """It is of another base than the engine serves: engines of its own serve it."""
+
+
+_SETTLED = (AdapterState.ready, AdapterState.refused, AdapterState.elsewhere)
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,8 @@ class Slot:
 
     @property
     def settled(self) -> bool:
-        """True once nothing more is tried for now: it serves, is refused, or failed before."""
-        return self.state in (AdapterState.ready, AdapterState.refused) or self.attempts > 0
+        """True once nothing more is tried for now: it serves, never will here, or failed before."""
+        return self.state in _SETTLED or self.attempts > 0
 
 
 class ActionKind(StrEnum):
@@ -91,7 +96,10 @@ class EngineAdapters:
 
 
 def wanted_versions(
-    versions: Iterable[Version], models: Collection[str], limit: int
+    versions: Iterable[Version],
+    models: Collection[str],
+    limit: int,
+    of_this_base: Callable[[VersionRecord | SettingsRecord], bool] = lambda _: True,
 ) -> tuple[Version, ...]:
     """Released versions that belong in an engine, the most important first.
 
@@ -99,7 +107,8 @@ def wanted_versions(
     version, as one becomes stable only after an engine has verified it, then each model's most
     recently retired one (the way back), then the other registered ones of settings, which are
     evaluated before their rollout. Versions that no gate released are never among them.
-    `limit` bounds their adapters; a version that serves the base alone takes no place.
+    `limit` bounds their adapters; a version that serves the base alone takes no place, nor does one
+    that is not `of_this_base`, whose adapter is never loaded.
     """
     ours = [
         version
@@ -128,15 +137,20 @@ def wanted_versions(
         if version.lifecycle is Lifecycle.registered and isinstance(version.record, SettingsRecord)
     ]
     found = (*serving, *references, *first, *retired.values(), *settings)
-    return tuple(_within({one.record.version: one for one in found}.values(), limit))
+    once = {one.record.version: one for one in found}.values()
+    return tuple(_within(once, limit, of_this_base))
 
 
-def _within(versions: Iterable[Version], limit: int) -> Iterator[Version]:
+def _within(
+    versions: Iterable[Version],
+    limit: int,
+    of_this_base: Callable[[VersionRecord | SettingsRecord], bool],
+) -> Iterator[Version]:
     adapters: set[str] = set()
     for version in versions:
         record = version.record
         name = record.adapter_of if isinstance(record, SettingsRecord) else record.version
-        if not name or name in adapters:
+        if not name or name in adapters or not of_this_base(record):
             yield version
         elif len(adapters) < limit:
             adapters.add(name)

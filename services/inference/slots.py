@@ -124,6 +124,11 @@ class AdapterSlots(Mapping[str, Slot]):
             distances=dict(check.distances),
         )
 
+    def elsewhere(self, slot: Slot, reason: str) -> None:
+        """It is of another base, until the engine starts anew."""
+        self._put(replace(slot, state=AdapterState.elsewhere, retry_at=NEVER, reason=reason))
+        log.info("adapter.elsewhere", version=slot.version, reason=reason)
+
     def retry(self, slot: Slot, state: AdapterState, fault: str, reason: str) -> None:
         """Try again later; twice as late each time, up to a limit."""
         wait_s = pause_s(slot.attempts, RETRY_FIRST_S, RETRY_MAX_S)

@@ -11,7 +11,7 @@ from shared.kafka.deadletters import REPLAYABLE
 CONSUMER_GROUPS = {
     "aggregator": ("ratchet.aggregator",),
     "feedback": ("ratchet.feedback-intake", "ratchet.feedback-erasures"),
-    "inference": ("ratchet.inference",),
+    "inference": ("ratchet.inference", "ratchet.inference-beside"),
 }
 PRODUCTS = "products"
 """Writers of the intake topics, each as its own tenant."""

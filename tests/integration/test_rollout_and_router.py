@@ -81,6 +81,9 @@ class ServedAdapters:
     async def wait_ready(self, version: str, timeout_s: float) -> bool:
         return bool(version) and timeout_s > 0
 
+    def is_elsewhere(self, version: str) -> bool:
+        return not version
+
 
 @pytest.fixture
 async def batch_worker(stack: Stack, engine: CandidateEngine, unique: str) -> AsyncIterator[None]:

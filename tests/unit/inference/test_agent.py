@@ -193,13 +193,13 @@ async def test_settings_without_an_adapter_are_ready_where_the_engine_lists_thei
     assert harness.state("polite") is AdapterState.ready
     lost = harness.slot("lost")
     assert (lost.state, lost.reason) == (
-        AdapterState.refused,
+        AdapterState.elsewhere,
         "base: the engine lists base, and not another",
     )
     assert not harness.fake.calls, "nothing is loaded and nothing is measured"
 
 
-async def test_settings_of_another_base_are_refused(harness: AgentHarness) -> None:
+async def test_settings_of_another_base_are_elsewhere(harness: AgentHarness) -> None:
     harness.base.mkdir()
     (harness.base / "model.safetensors").write_bytes(b"w")
     here = identify_base(str(harness.base), harness.folder / "hashes.json").sha256
@@ -209,8 +209,7 @@ async def test_settings_of_another_base_are_refused(harness: AgentHarness) -> No
     harness.put("moved", Lifecycle.canary)
     await harness.settle()
     assert harness.state("polite") is AdapterState.ready
-    moved = harness.slot("moved")
-    assert (moved.state, moved.fault) == (AdapterState.refused, "base")
+    assert harness.state("moved") is AdapterState.elsewhere
 
 
 async def test_settings_over_an_adapter_are_ready_with_it(harness: AgentHarness) -> None:
@@ -245,7 +244,7 @@ async def test_refused_candidate_leaves_the_replica_ready(harness: AgentHarness)
     assert not harness.agent.ready("v2")
 
 
-async def test_an_adapter_of_another_base_is_refused_before_it_is_loaded(
+async def test_an_adapter_of_another_base_is_never_loaded(
     harness: AgentHarness,
 ) -> None:
     harness.base.mkdir()
@@ -262,10 +261,56 @@ async def test_an_adapter_of_another_base_is_refused_before_it_is_loaded(
         harness.put(version, lifecycle)
     await harness.settle()
     assert sorted(harness.fake.loaded) == ["older", "v1"]
-    refused = harness.slot("v2")
-    assert (refused.state, refused.fault) == (AdapterState.refused, "base")
-    assert "trained on aaaaaaaaaaaa" in refused.reason
+    slot = harness.slot("v2")
+    assert slot.state is AdapterState.elsewhere
+    assert "trained on aaaaaaaaaaaa" in slot.reason
     assert harness.loads("v2") == 0
+
+
+async def test_beside_engines_of_the_stable_versions_base_one_of_another_serves_its_own(
+    harness: AgentHarness,
+) -> None:
+    """A rollout over two bases: each engine is ready by what is of its base, and by nothing else."""
+    harness.base.mkdir()
+    (harness.base / "model.safetensors").write_bytes(b"w")
+    here = identify_base(str(harness.base), harness.folder / "hashes.json").sha256
+    for number in range(4):
+        harness.register(f"old-{number}", recorded=-1.0, base_sha256="a" * 64, model=f"m{number}")
+        harness.put(f"old-{number}", Lifecycle.stable, model=f"m{number}")
+    await harness.settle()
+    assert harness.agent.unready() == ("no version of the engine's base is ready; see /v1/adapters")
+    assert not harness.fake.calls, "nothing is measured for versions that cannot be served"
+    harness.register("new", recorded=-3.0, base_sha256=here, model="m0")
+    harness.put("new", Lifecycle.canary, model="m0")
+    await harness.settle()
+    assert harness.state("new") is AdapterState.ready, "others leave it a place"
+    assert harness.agent.unready() is None
+    harness.put("new", Lifecycle.stable, model="m0")
+    harness.put("old-0", Lifecycle.retired, model="m0")
+    await harness.settle()
+    assert harness.agent.unready() is None
+    harness.put("new", Lifecycle.rejected, model="m0")
+    await harness.settle()
+    assert harness.agent.unready() is not None
+
+
+async def test_an_engine_of_the_old_base_stays_ready_as_the_way_back(
+    harness: AgentHarness,
+) -> None:
+    harness.base.mkdir()
+    (harness.base / "model.safetensors").write_bytes(b"w")
+    here = identify_base(str(harness.base), harness.folder / "hashes.json").sha256
+    harness.register("old", recorded=-1.0, base_sha256=here)
+    harness.register("new", recorded=-3.0, base_sha256="a" * 64)
+    harness.put("old", Lifecycle.stable)
+    harness.put("new", Lifecycle.canary)
+    await harness.settle()
+    assert harness.agent.unready() is None
+    harness.put("new", Lifecycle.stable)
+    harness.put("old", Lifecycle.retired)
+    await harness.settle()
+    assert harness.state("old") is AdapterState.ready
+    assert harness.agent.unready() is None
 
 
 async def test_hashing_a_large_base_counts_as_movement(
@@ -302,7 +347,7 @@ async def test_a_base_that_could_not_be_read_is_read_again(
     harness.register("v2", recorded=-3.0, base_sha256="a" * 64)
     harness.put("v2", Lifecycle.canary)
     await harness.settle()
-    assert harness.slot("v2").fault == "base"
+    assert harness.state("v2") is AdapterState.elsewhere
 
 
 def refuse_to_read(*_: object, **__: object) -> BaseIdentity:

@@ -49,10 +49,14 @@ class StubAdapters:
     def __init__(self) -> None:
         self.ready = {"v1"}
         self.waits: list[float] = []
+        self.elsewhere = set[str]()
 
     async def wait_ready(self, version: str, timeout_s: float) -> bool:
         self.waits.append(timeout_s)
         return version in self.ready
+
+    def is_elsewhere(self, version: str) -> bool:
+        return version in self.elsewhere
 
 
 class BatchHarness:
@@ -116,6 +120,15 @@ async def harness() -> AsyncIterator[BatchHarness]:
     async with aiohttp.ClientSession() as session:
         with FakeEngine() as fake:
             yield BatchHarness(fake, session)
+
+
+async def test_a_request_of_another_base_is_left_to_its_workers(harness: BatchHarness) -> None:
+    harness.adapters.elsewhere.add("v1")
+    await harness.handle(harness.request())
+    assert (harness.results(), harness.adapters.waits, harness.asked) == ([], [], [])
+    harness.adapters.elsewhere.clear()
+    await harness.handle(harness.request())
+    assert [one.outcome for one in harness.results()] == ["ok"]
 
 
 async def test_result_is_redacted_and_asked_for_at_the_lowest_priority(
