@@ -27,6 +27,8 @@ MAX_SAID = 500
 SERVING = "ready"
 PEOPLE_DECIDE = "too_close"
 """The one fault of a refused adapter that a person may overrule at its agent (invariant 8)."""
+ELSEWHERE = "elsewhere"
+"""State of an adapter that is of another base than the engine serves."""
 
 
 class Agents:
@@ -168,5 +170,6 @@ def read(body: object, candidate: str) -> EngineReport:
         candidate_ready=ready and state == SERVING,
         refused=(reason or "no reason given") if state == "refused" and not undecided else "",
         undecided=undecided,
+        elsewhere=state == ELSEWHERE,
         detail=f"{state}: {reason}".strip(": "),
     )

@@ -29,9 +29,9 @@ from services.rollout.leadership import Leadership
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.observer import Observer
 from services.rollout.prometheus import Prometheus
-from services.rollout.recorder import CONTROLLER, DecisionRecorder
+from services.rollout.recorder import DecisionRecorder
 from services.rollout.shadow_results import ShadowResults
-from services.rollout.state import Move, RolloutState
+from services.rollout.state import CONTROLLER, Move, RolloutState
 from services.rollout.strategy import Strategy
 from services.rollout.verdict import Verdict
 from shared.clock import Clock

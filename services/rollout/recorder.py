@@ -13,15 +13,13 @@ from services.rollout.effects import Effects
 from services.rollout.evidence import carried
 from services.rollout.leadership import Leadership
 from services.rollout.metrics import RolloutMetrics
-from services.rollout.state import Move
+from services.rollout.state import CONTROLLER, Move
 from shared.clock import Clock
 from shared.contracts.events.rollouts import Decision, DecisionKind, Phase
 from shared.registry.routing import RoutingState, RoutingTable
 
 log = structlog.get_logger(__name__)
 
-CONTROLLER = "controller"
-"""The actor of decisions that no person asked for."""
 WHOLE_EVIDENCE_S = 120.0
 WHOLE_EVIDENCE_HOLDS = MAX_HOLDS // 2
 """How often a hold carries all evidence, by time and by number; the others only show life."""

@@ -16,6 +16,9 @@ from services.rollout.verdict import Verdict
 from shared.contracts.events.rollouts import AnalysisOutcome, DecisionKind, Phase
 from shared.contracts.events.versions import Lifecycle
 
+CONTROLLER = "controller"
+"""The actor of decisions that no person asked for."""
+
 
 class EngineMark(BaseModel):
     """Last known state of one engine: its generation, and whether it is up."""
@@ -98,7 +101,9 @@ class EngineReport:
     """Report of one adapter agent.
 
     `ready` is None where it could not be asked. `refused` says why the adapter is not the
-    registered one; `undecided` means that a person has to say whether it may serve.
+    registered one; `undecided` means that a person has to say whether it may serve. The engine is
+    `elsewhere` where it serves another base than the candidate's, which it then neither refuses nor
+    serves.
     """
 
     ready: bool | None
@@ -106,6 +111,7 @@ class EngineReport:
     candidate_ready: bool = False
     refused: str = ""
     undecided: bool = False
+    elsewhere: bool = False
     detail: str = ""
 
 
@@ -137,11 +143,23 @@ class Observation:
     shadow: tuple[ShadowResult, ...] = ()
 
     @property
+    def elsewhere(self) -> str:
+        """What the agents say where all engines serve another base; empty where one does not."""
+        reports = sorted(self.agents.items())
+        if not all(one.elsewhere for _, one in reports):
+            return ""
+        return "; ".join(f"{url}: {one.detail}" for url, one in reports)
+
+    @property
     def not_served(self) -> str:
         """Why the candidate cannot answer yet; empty where it can."""
         if not self.agents:
             return "no adapter agent is configured"
+        if self.elsewhere:
+            return f"no engine serves its base: {self.elsewhere}"
         for url, report in sorted(self.agents.items()):
+            if report.elsewhere:
+                continue
             if report.ready is None:
                 return f"agent {url} does not answer: {report.detail}"
             if not report.ready:

@@ -13,7 +13,7 @@ from services.rollout import engine_loss, shadow
 from services.rollout.errors import Conflict
 from services.rollout.freeze import frozen_until
 from services.rollout.shadow import ShadowTally
-from services.rollout.state import Move, Observation, RolloutState, ended, hold
+from services.rollout.state import CONTROLLER, Move, Observation, RolloutState, ended, hold
 from services.rollout.strategy import Analysis, Pause, SetWeight, Shadow
 from services.rollout.verdict import CriterionState
 from shared.contracts.events.base import WEIGHT_SCALE
@@ -34,10 +34,9 @@ def look(state: RolloutState, seen: Observation) -> Move:
     before, state = state, engine_loss.observed(state, seen)
     if stopped := engine_loss.stop(before, state, seen):
         return stopped
-    refused = [f"{url}: {one.refused}" for url, one in seen.agents.items() if one.refused]
-    if refused:
+    if refused := _refused(state, seen):
         state = state.but(outcome=AnalysisOutcome.failed)
-        return ended(state, DecisionKind.rollback, f"AdapterRefused: {'; '.join(refused)}")
+        return ended(state, DecisionKind.rollback, f"AdapterRefused: {refused}")
     if seen.verdict is not None and seen.verdict.outcome is AnalysisOutcome.failed:
         state = state.but(outcome=AnalysisOutcome.failed)
         return ended(state, DecisionKind.rollback, seen.verdict.reason)
@@ -54,6 +53,18 @@ def look(state: RolloutState, seen: Observation) -> Move:
     if move.kind is DecisionKind.hold and outcome is not before.outcome:
         return Move(move.kind, move.state, move.weight_before, move.reason)
     return move
+
+
+def _refused(state: RolloutState, seen: Observation) -> str:
+    """Why the candidate cannot be served, by the engines; empty where they do not say so.
+
+    A person who starts a version on another base brings its engines next. A rollout that nobody
+    asked for would wait for them for ever.
+    """
+    refused = [f"{url}: {one.refused}" for url, one in seen.agents.items() if one.refused]
+    if not refused and state.asked_by == CONTROLLER:
+        return seen.elsewhere
+    return "; ".join(refused)
 
 
 def _outcome(

@@ -8,8 +8,7 @@ from typing import Any, cast
 
 from services.rollout.counts import ArmCounts, JudgeState
 from services.rollout.decision_log import RolloutHistory
-from services.rollout.recorder import CONTROLLER
-from services.rollout.state import RolloutState
+from services.rollout.state import CONTROLLER, RolloutState
 from services.rollout.strategy import Shadow
 from services.rollout.verdict import Verdict
 from services.rollout.voters import voter_shares

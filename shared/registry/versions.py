@@ -148,13 +148,11 @@ class Registry:
         return None
 
     def on_another_base(self, record: VersionRecord | SettingsRecord) -> bool:
-        """Whether a trained version is on another base than its model's stable version, so that
-        the engines that serve that one refuse it.
+        """Whether a version is on another base than its model's stable version, so that the
+        engines that serve that one do not serve it.
         """
         stable = self.stable(record.model)
-        if stable is None or not isinstance(record, VersionRecord):
-            return False
-        return record.base != stable.record.base
+        return stable is not None and record.base != stable.record.base
 
     def rewards(self, model: str) -> tuple[RewardRecord, ...]:
         """The model's reward models, the newest last."""

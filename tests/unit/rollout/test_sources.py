@@ -58,6 +58,10 @@ def test_an_agents_answer() -> None:
     close = {"version": "v4", "state": "refused", "reason": "like v3", "fault": "too_close"}
     found = read({"engine": ENGINE, "adapters": [close]}, "v4")
     assert (found.refused, found.undecided, found.candidate_ready) == ("", True, False)
+    other = {"version": "v5", "state": "elsewhere", "reason": "its base"}
+    found = read({"engine": ENGINE, "adapters": [other]}, "v5")
+    assert (found.refused, found.elsewhere, found.candidate_ready) == ("", True, False)
+    assert "its base" in found.detail
     down = read({"engine": {**ENGINE, "ready": False}, "adapters": adapters}, "v1")
     assert not down.candidate_ready
 

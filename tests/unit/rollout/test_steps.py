@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from services.rollout import engine_loss, steps
 from services.rollout.counts import ArmCounts
 from services.rollout.errors import BadStrategy, Conflict
-from services.rollout.state import EngineReport, Move, Observation, RolloutState
+from services.rollout.state import CONTROLLER, EngineReport, Move, Observation, RolloutState
 from services.rollout.strategy import parse
 from services.rollout.verdict import CriterionResult, CriterionState, Verdict
 from shared.contracts.events.rollouts import AnalysisOutcome, DecisionKind, Phase
@@ -37,6 +37,7 @@ STRATEGY = parse(
 )
 WEIGHTS = {0, 500, 5_000, 10_000}
 READY = {"agent": EngineReport(ready=True, generation=1, candidate_ready=True)}
+ELSEWHERE = EngineReport(ready=True, generation=1, elsewhere=True, detail="its base")
 
 
 def verdict(outcome: AnalysisOutcome) -> Verdict:
@@ -211,6 +212,37 @@ def test_a_refused_adapter_ends_it() -> None:
     move = steps.look(begun(), seen(agents=refused))
     assert move.kind is DecisionKind.rollback
     assert "fingerprint differs" in move.reason
+
+
+def test_engines_on_another_base_hold_up_none_on_the_candidates() -> None:
+    served = {"old": ELSEWHERE, "new": READY["agent"]}
+    assert steps.look(begun(), seen(agents=served)).state.weight > 0
+    loading = {"old": ELSEWHERE, "new": EngineReport(ready=True, detail="loading")}
+    move = steps.look(begun(), seen(agents=loading))
+    assert (move.kind, move.state.weight) == (DecisionKind.hold, 0)
+    assert "new does not serve the candidate yet: loading" in move.reason
+
+
+def test_a_candidate_of_a_base_that_no_engine_serves_waits_where_a_person_asked_for_it() -> None:
+    """The engines of its base come next; nobody would bring them for one that began by itself."""
+    nowhere = {"a": ELSEWHERE, "b": ELSEWHERE}
+    move = steps.look(begun().but(asked_by="ann"), seen(agents=nowhere))
+    assert (move.kind, move.state.weight) == (DecisionKind.hold, 0)
+    assert "no engine serves its base: a: its base" in move.reason
+    move = steps.look(begun().but(asked_by=CONTROLLER), seen(agents=nowhere))
+    assert move.kind is DecisionKind.rollback
+    assert "AdapterRefused: a: its base" in move.reason
+
+
+def test_an_engine_that_is_lost_is_one_of_the_candidates_base() -> None:
+    both = {"old": ELSEWHERE, "new": READY["agent"]}
+    state = steps.look(begun(), seen(agents=both)).state
+    restarted = {"old": replace(ELSEWHERE, generation=2), "new": READY["agent"]}
+    move = steps.look(state, seen(2, agents=restarted))
+    assert move.state.weight == state.weight > 0
+    lost = {"old": ELSEWHERE, "new": replace(READY["agent"], generation=2)}
+    move = steps.look(move.state, seen(3, agents=lost))
+    assert (move.kind, move.state.weight) == (DecisionKind.pause, 0)
 
 
 def test_an_adapter_too_like_another_waits_for_a_person() -> None:
