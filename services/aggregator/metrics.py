@@ -297,7 +297,7 @@ class AggregatorMetrics:
         )
         self._volume_size = Gauge(
             "ratchet_aggregator_volume_size_bytes",
-            "Size of the volume of the rows.",
+            "Room that the volume of the rows can have: without what its file system reserves.",
             registry=self.registry,
         )
 
@@ -305,4 +305,10 @@ class AggregatorMetrics:
         """Measure the rows in a directory, and its volume, at each scrape."""
         self._state_bytes.set_function(disk_bytes)
         self._volume_free.set_function(lambda: shutil.disk_usage(path).free)
-        self._volume_size.set_function(lambda: shutil.disk_usage(path).total)
+        self._volume_size.set_function(lambda: _usable_bytes(path))
+
+
+def _usable_bytes(path: Path) -> int:
+    """What a volume holds and can hold; `total` has what only root may use, too."""
+    usage = shutil.disk_usage(path)
+    return usage.used + usage.free
