@@ -1,4 +1,4 @@
-"""Wires training: settings, log, followers, scheduler, worker, operations routes."""
+"""Wires training: settings, log, followers, scheduler, lease, worker, operations routes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from services.training.dataset_store import DatasetStore
 from services.training.erasure import DatasetEraser
+from services.training.errors import JobsFolderTaken
 from services.training.jobs import JobQueue
 from services.training.metrics import TrainingMetrics
 from services.training.reminder_sender import ReminderSender
@@ -17,13 +18,16 @@ from services.training.runner import Runner
 from services.training.scheduler import Scheduler
 from services.training.settings import TrainingSettings
 from services.training.worker import TrainingWorker
+from services.training.workspace import take
 from shared.clock import SystemClock
+from shared.contracts.topics import TRAINING_JOBS
 from shared.http.detector import detector_of
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
 from shared.http.webhooks import Webhooks
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.encrypted_log import encrypting
+from shared.kafka.lease import KafkaLease
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.observability.health import Health
@@ -35,6 +39,7 @@ from shared.service.background import BackgroundTasks
 from shared.service.readiness import follow_user_keys, freshness
 
 SOURCE = "/ratchet/training"
+LEASE_GROUP = "ratchet.training"
 STALE_AFTER_S = 30.0
 """Not ready once a topic was not read to its end for so long: Kafka is unavailable."""
 STUCK_AFTER_S = 120.0
@@ -47,7 +52,8 @@ async def run(settings: TrainingSettings) -> None:
     clock, registry = SystemClock(), CollectorRegistry()
     metrics = TrainingMetrics(registry)
     spans = spans_of("training")
-    brokers = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-training")
+    connection = KafkaConnection.of(settings)
+    brokers = KafkaLog(connection, source=SOURCE, client_id="ratchet-training")
     log = encrypting(brokers, settings, source=SOURCE, registry=registry)
     await log.start()
     versions, queue = RegistryFollower(log), JobQueue()
@@ -81,6 +87,9 @@ async def run(settings: TrainingSettings) -> None:
     )
     eraser = DatasetEraser(log, versions, store, runner.jobs, clock)
     letters = DeadLetters(log, service="training", redact=redact, metrics=registry, clock=clock)
+    lease = KafkaLease(
+        connection, group=LEASE_GROUP, topic=TRAINING_JOBS, session_s=settings.lease_s
+    )
     worker = TrainingWorker(
         event_log=log,
         queue=queue,
@@ -89,6 +98,7 @@ async def run(settings: TrainingSettings) -> None:
         scheduler=scheduler,
         eraser=eraser,
         dead_letters=letters,
+        lease=lease,
         metrics=metrics,
         settings=settings,
     )
@@ -97,7 +107,9 @@ async def run(settings: TrainingSettings) -> None:
     follow_user_keys(log.issuer, health, clock)
     for name, age_s in (("jobs", worker.age_s), ("versions", versions.age_s)):
         health.ready(f"{name}_topic", freshness(age_s, STALE_AFTER_S))
-    background = BackgroundTasks()
+    health.note("lease", worker.standby)
+    leasing, background = BackgroundTasks(), BackgroundTasks()
+    leasing.start("lease", lease.run())
     background.start("versions", versions.run())
     background.start("jobs", worker.follow())
     background.start("pairs", scheduler.count())
@@ -106,7 +118,7 @@ async def run(settings: TrainingSettings) -> None:
     if reminders:
         background.start("reminders", reminders.run())
         background.start("webhooks", webhooks.run())
-    health.alive("tasks", background.ended)
+    health.alive("tasks", lambda: background.ended() or leasing.ended())
     try:
         await serve(
             OperationsApp(health, registry),
@@ -118,6 +130,8 @@ async def run(settings: TrainingSettings) -> None:
     finally:
         background.cancel()
         await background.finish(FINISH_TIMEOUT_S)
+        leasing.cancel()  # given back once nothing runs any more
+        await leasing.finish(FINISH_TIMEOUT_S)
         await log.stop()
         await session.close()
         if detector is not None:
@@ -128,8 +142,11 @@ async def run(settings: TrainingSettings) -> None:
 def main() -> None:
     settings = TrainingSettings.load()
     configure_logging("training", settings.log_level)
-    with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(run(settings))
+    try:
+        with contextlib.suppress(KeyboardInterrupt), take(settings.data_dir):
+            uvloop.run(run(settings))
+    except JobsFolderTaken as error:
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -36,6 +36,10 @@ class JudgeUnavailable(TrainingError):
     """The AI judge of the evaluation did not answer; worth another try."""
 
 
+class JobsFolderTaken(Exception):
+    """Another process works in the folder of this one's jobs."""
+
+
 class VersionTaken(TrainingError):
     """Another job registered the version's name first."""
 

@@ -32,6 +32,11 @@ class TrainingMetrics:
             "Jobs that have not ended.",
             registry=registry,
         )
+        self.lease = Gauge(
+            "ratchet_training_lease_held",
+            "1 while this replica is the one that does jobs.",
+            registry=registry,
+        )
         self.new_pairs = Gauge(
             "ratchet_training_new_pairs",
             "Trainable pairs that are in no version's snapshot yet.",

@@ -100,15 +100,18 @@ class Scheduler:
         """Note that there may be a new snapshot, as a job has ended."""
         self._looked_at = -math.inf
 
-    async def consider(self) -> None:
-        """Ask for a job if it is time. What Kafka or storage refuses is tried again later."""
-        asked = await self._consider_version()
+    async def consider(self, *, asks: bool) -> None:
+        """Show what is missing, and with `asks` ask for a job if it is time, and remind.
+
+        What Kafka or storage refuses is tried again later.
+        """
+        asked = await self._consider_version(asks)
         now = self._clock.monotonic()
         if not asked and now - self._drift_at >= LOOK_INTERVAL_S:
             self._drift_at = now
-            await self._consider_reward()
+            await self._consider_reward(asks)
 
-    async def _consider_reward(self) -> None:
+    async def _consider_reward(self, asks: bool) -> None:
         settings = self._settings
         known = self._registry.registry.rewards(settings.model)
         offsets = known[-1].dataset.offsets if known else {}
@@ -132,10 +135,10 @@ class Scheduler:
         for kind, rows in (("days", wait.days), ("judge_pairs", wait.pairs)):
             self._metrics.reward_missing.labels(settings.model, kind).set(rows)
         job, why = decide_reward(inputs, self._queue, registry, now)
-        if job is not None:
+        if job is not None and asks:
             await self._ask(job, why)
 
-    async def _consider_version(self) -> bool:
+    async def _consider_version(self, asks: bool) -> bool:
         """Ask for a version's training if it is time; tells whether a job was asked for."""
         settings = self._settings
         try:
@@ -168,6 +171,8 @@ class Scheduler:
         )
         for kind, rows in inputs.missing.items():
             self._metrics.missing.labels(settings.model, kind).set(rows)
+        if not asks:
+            return False
         if self._remind is not None and plan.pairs > 0 and self._counted_all:
             self._remind(CollectionStatus(settings.model, week, inputs.missing, categories))
         job, why = decide(inputs, self._queue, self._registry.registry, now)

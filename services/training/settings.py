@@ -90,6 +90,12 @@ class TrainingSettings(ServiceSettings, WebhookSettings):
     judge_key_file: Path | None = Field(
         default=None, description="file with the key of the evaluation's AI judge; none: no key"
     )
+    lease_s: float = Field(
+        default=20.0,
+        ge=6.0,
+        le=300.0,
+        description="silence after which another replica does the jobs",
+    )
     schedule_interval_s: float = Field(default=2.0, gt=0)
     seed: int = 0
     sft: dict[str, Any] = Field(default_factory=dict)

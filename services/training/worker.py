@@ -1,9 +1,14 @@
-"""Training worker: follows the job topics and does waiting jobs, oldest first, one at a time."""
+"""Training worker: follows the job topics and does waiting jobs, oldest first, one at a time.
+
+Of several replicas the holder of the lease does the jobs, asks for the schedule's own and reminds. The
+others know all that it knows, show the same figures and take erased rows out of what they have stored.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 import structlog
 
@@ -19,6 +24,7 @@ from shared.contracts.events.training import TrainingCancelled, TrainingProgress
 from shared.contracts.topics import TRAINING_JOBS, TRAINING_RUNS
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
+from shared.kafka.lease import Lease
 from shared.kafka.log import EventLog, LogUnavailable, Record
 from shared.kafka.user_keys import TextsLocked
 from shared.observability.events import Unavailable
@@ -31,7 +37,10 @@ START_TIMEOUT_S = 30.0
 
 
 class TrainingWorker:
-    """One worker for all jobs. Jobs are not committed offsets: what has no end yet, waits."""
+    """One worker for all jobs, while it holds the lease.
+
+    Jobs are not committed offsets: what has no end yet, waits.
+    """
 
     def __init__(
         self,
@@ -43,6 +52,7 @@ class TrainingWorker:
         scheduler: Scheduler,
         eraser: DatasetEraser,
         dead_letters: DeadLetters,
+        lease: Lease,
         metrics: TrainingMetrics,
         settings: TrainingSettings,
     ) -> None:
@@ -53,6 +63,7 @@ class TrainingWorker:
         self._scheduler = scheduler
         self._eraser = eraser
         self._dead_letters = dead_letters
+        self._lease = lease
         self._metrics = metrics
         self._interval_s = settings.schedule_interval_s
         self._keep_jobs = settings.keep_jobs
@@ -81,12 +92,14 @@ class TrainingWorker:
             self._runner.alive()
             await self._eraser.sweep(self._runner.alive)
             waiting = list(self._queue.waiting())
+            leads = self._leads()
             self._metrics.waiting.set(len(waiting))
+            self._metrics.lease.set(leads)
             reward_models.show(self._registry.registry, self._metrics)
-            if waiting:
+            if waiting and leads:
                 await self._do(waiting[0])
                 continue
-            await self._scheduler.consider()
+            await self._scheduler.consider(asks=leads)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval_s):
                     await self._news.wait()
@@ -110,30 +123,63 @@ class TrainingWorker:
                 self._current = True
                 return
 
+    def _leads(self) -> bool:
+        """Whether this replica holds the lease and knows what was on the log when it got it.
+
+        Who held it before may have ended a job just then.
+        """
+        read_s = max(self._tail.age_s(), self._registry.age_s())
+        return self._lease.held() and time.monotonic() - read_s >= self._lease.since()
+
+    def standby(self) -> str | None:
+        """A note for readiness: why this replica begins no job, or None."""
+        if self._lease.held():
+            return None
+        return "standby: another replica has the lease, or the brokers do not say who has it"
+
     async def _do(self, job: TrainingRequested) -> None:
         log.info("job.begins", job_id=job.job_id, method=job.method.value, actor=job.actor)
-        await self._run(job)
+        if not await self._run(job):
+            log.warning("job.left", job_id=job.job_id, why="another replica has the lease")
+            self._metrics.progress.labels(job.method.value).set(0)
+            return
         self._queue.note(job.job_id)
         self._scheduler.look_again()
         open_jobs = [waiting.job_id for waiting in self._queue.waiting()]
         await asyncio.to_thread(prune, self._runner.jobs, keep=self._keep_jobs, open_jobs=open_jobs)
 
-    async def _run(self, job: TrainingRequested) -> None:
-        """Do a job to its end, or to its cancellation by a person."""
+    async def _run(self, job: TrainingRequested) -> bool:
+        """Do a job to its end, or to its cancellation by a person; False where the lease is lost.
+
+        It has no end then, as after a kill: whoever has the lease does it.
+        """
         cancelled = self._queue.cancelled(job.job_id)
         if cancelled is None:
-            self._running = (job.job_id, asyncio.create_task(self._runner.run(job)))
+            running = asyncio.create_task(self._runner.run(job))
+            self._running = (job.job_id, running)
+            leaving = asyncio.create_task(self._leave(running))
             try:
-                await self._running[1]
+                await running
             except asyncio.CancelledError:
                 cancelled = self._queue.cancelled(job.job_id)
                 this = asyncio.current_task()
-                if cancelled is None or (this is not None and this.cancelling()):
+                if this is not None and this.cancelling():
+                    raise
+                if leaving.done():
+                    return False
+                if cancelled is None:
                     raise
             finally:
+                leaving.cancel()
                 self._running = None
         if cancelled is not None and self._queue.ended(job.job_id) is None:
             await self._runner.cancel(job, cancelled)
+        return True
+
+    async def _leave(self, running: asyncio.Task[object]) -> None:
+        """Stop a run once another replica has the lease."""
+        await self._lease.lost()
+        running.cancel()
 
     async def _fold(self, record: Record) -> None:
         try:
@@ -145,18 +191,21 @@ class TrainingWorker:
         if isinstance(event, TrainingCancelled):
             await self._cancel(event)
         if self._queue.put(event):
-            if self._current and isinstance(event, TrainingRequested):
+            if self._current and isinstance(event, TrainingRequested) and self._leads():
                 await self._refuse_invalid(event)
             self._news.set()
 
     async def _cancel(self, event: TrainingCancelled) -> None:
-        """Stop the job if it runs; end it if it waits. One that has ended stays as it is."""
+        """Stop the job if it runs; end it if it waits. One that has ended stays as it is.
+
+        Who gets the lease ends what was cancelled before.
+        """
         self._queue.put(event)
         if self._running is not None and self._running[0] == event.job_id:
             self._running[1].cancel()
             return
         job = self._queue.find(event.job_id)
-        if job is not None and self._current:
+        if job is not None and self._current and self._leads():
             await self._runner.cancel(job, event)
             self._queue.note(job.job_id)
 

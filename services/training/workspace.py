@@ -6,18 +6,19 @@ It only saves work: a job whose folder is lost starts again from its request.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.training.ai_opinion import RESULT as AI_RESULT
-from services.training.errors import DiskFull
+from services.training.errors import DiskFull, JobsFolderTaken
 from services.training.trainers.job import TrainerJob, write_json
 from shared.contracts.events.base import OptionalName
 
@@ -137,6 +138,27 @@ def _drop_measures(folder: Path, job: TrainerJob) -> None:
         if stage != job.method:
             (folder / f"{stage}.json").unlink(missing_ok=True)
     (folder / AI_RESULT).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def take(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory's folder of training for this process alone.
+
+    Raises:
+        JobsFolderTaken: another process has it, which would delete this one's jobs; names the remedy.
+
+    """
+    folder = data_dir.resolve() / "training"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise JobsFolderTaken(
+                f"{folder} belongs to another running replica of training; give each its own "
+                "RATCHET_DATA_DIR"
+            ) from None
+        yield
 
 
 def require_free(jobs: Path, bytes_wanted: int) -> None:

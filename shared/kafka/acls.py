@@ -12,6 +12,7 @@ CONSUMER_GROUPS = {
     "aggregator": ("ratchet.aggregator",),
     "feedback": ("ratchet.feedback-intake", "ratchet.feedback-erasures"),
     "inference": ("ratchet.inference", "ratchet.inference-beside"),
+    "training": ("ratchet.training",),
 }
 PRODUCTS = "products"
 """Writers of the intake topics, each as its own tenant."""

@@ -107,6 +107,8 @@ class Story:
 
     model: str
     folder: Path
+    store: Path | None = None
+    """Where adapters and datasets are, the folder by default."""
     progress: list[TrainingProgress] = field(default_factory=list)
     records: list[tuple[str, VersionRecord]] = field(default_factory=list)
     rewards: Registry = field(default_factory=Registry)
@@ -139,15 +141,17 @@ class TrainingProcess:
 
     def __init__(self, kafka: str, story: Story, **settings: object) -> None:
         self.port = _free_port()
+        store = story.store or story.folder
         environment = {
             "RATCHET_KAFKA_BOOTSTRAP": kafka,
             "RATCHET_DATA_DIR": str(story.folder / "state"),
-            "RATCHET_ADAPTERS_URI": f"file://{story.folder}/adapters",
-            "RATCHET_DATASETS_URI": f"file://{story.folder}/datasets",
+            "RATCHET_ADAPTERS_URI": f"file://{store}/adapters",
+            "RATCHET_DATASETS_URI": f"file://{store}/datasets",
             "RATCHET_CODE_REVISION": "cafe",
             "RATCHET_TRAINING_PYTHON": str(ML_PYTHON),
             "RATCHET_TRAINING_PORT": str(self.port),
             "RATCHET_TRAINING_MODEL": story.model,
+            "RATCHET_TRAINING_LEASE_S": "6",
             "RATCHET_TRAINING_THREADS": "1",
             "RATCHET_TRAINING_ATTEMPTS": "1",
             "RATCHET_TRAINING_EVALUATION": '{"prompts": 24, "max_new_tokens": 12, "question_tokens": 4}',

@@ -59,10 +59,13 @@ async def until_collected(process: TrainingProcess, count: int) -> None:
 async def test_of_two_processes_one_reminds_and_none_again_after_a_restart(
     kafka: str, tmp_path: Path
 ) -> None:
-    told = Story(model=f"m{uuid.uuid4().hex[:8]}", folder=tmp_path)
+    model = f"m{uuid.uuid4().hex[:8]}"
+    stories = [Story(model=model, folder=tmp_path / name) for name in ("one", "two")]
+    for story in stories:
+        story.folder.mkdir()
     secret = tmp_path / "secret"
     secret.write_text(SECRET)
-    await publish_pairs(kafka, told.model, range(3))
+    await publish_pairs(kafka, model, range(3))
     receiver = WebhookReceiver()
     async with receiver.listening():
         settings = {
@@ -71,15 +74,15 @@ async def test_of_two_processes_one_reminds_and_none_again_after_a_restart(
             "webhook_urls": receiver.url,
             "webhook_secret_file": secret,
         }
-        processes = [TrainingProcess(kafka, told, **settings) for _ in range(2)]
+        processes = [TrainingProcess(kafka, story, **settings) for story in stories]
         try:
             await eventually(lambda: receiver.got, "a reminder is posted")
             for process in processes:
                 await until_collected(process, 3)
                 process.end(signal.SIGTERM)
             before = [one["type"] for one in receiver.payloads]
-            await publish_pairs(kafka, told.model, range(3, 5))
-            processes.append(TrainingProcess(kafka, told, **settings))
+            await publish_pairs(kafka, model, range(3, 5))
+            processes.append(TrainingProcess(kafka, stories[0], **settings))
             await until_collected(processes[-1], 5)
         finally:
             for process in processes:
@@ -92,4 +95,4 @@ async def test_of_two_processes_one_reminds_and_none_again_after_a_restart(
     (missing,) = [one for one in receiver.payloads if one["type"] == "collection.missing"]
     lacks = missing["data"]["missing"]
     assert (lacks["pairs"] >= 97, lacks["category creative"]) == (True, 10)
-    assert missing["text"].startswith(f"{told.model}: the next training still lacks ")
+    assert missing["text"].startswith(f"{model}: the next training still lacks ")

@@ -49,12 +49,14 @@ def test_another_gets_it_when_the_holder_is_gone() -> None:
     assert sorted(member.told[-1] for member in rest.values()) == [False, True]
 
 
-@pytest.mark.parametrize("leader", ["gone", "next"])
-def test_who_was_expelled_unknowingly_gets_nothing_back(leader: str) -> None:
+@pytest.mark.parametrize("leads", ["gone", "later"])
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_who_was_expelled_unknowingly_gets_nothing_back(leads: str, names: tuple[str, str]) -> None:
     gone, later = Member(), Member()
-    rebalance(gone, a=gone)
-    rebalance(later, b=later)  # it never heard of the first one
-    rebalance(gone if leader == "gone" else later, a=gone, b=later)
+    rebalance(gone, **{names[0]: gone})
+    rebalance(later, **{names[1]: later})  # it never heard of the first one
+    leader = gone if leads == "gone" else later
+    rebalance(leader, **dict(zip(names, (gone, later), strict=True)))
     assert (gone.told[-1], later.told[-1]) == (False, True)
 
 

@@ -317,12 +317,12 @@ async def test_nobody_is_reminded_before_all_pairs_were_read(harness: TrainingHa
         clock=SystemClock(),
         remind=told.append,
     )
-    await scheduler.consider()
+    await scheduler.consider(asks=True)
     assert told == []
     counting = asyncio.create_task(scheduler.count())
 
     async def is_told() -> bool:
-        await scheduler.consider()
+        await scheduler.consider(asks=True)
         return bool(told)
 
     await eventually(is_told, "all pairs were read")

@@ -22,8 +22,10 @@ from shared.clock import SystemClock
 from shared.contracts.events.training import RunPhase, TrainingCancelled, TrainingRequested
 from shared.contracts.topics import DEAD_LETTERS, PREFERENCES, TRAINING_JOBS
 from shared.kafka.deadletters import DeadLetters
+from shared.kafka.lease import Lease
 from shared.redaction import Redaction
 from shared.registry.follow import RegistryFollower
+from shared.testing.lease import MemoryLease
 from tests.support.waiting import eventually
 from tests.unit.training.builders import MODEL, NOW, pair_event, request
 from tests.unit.training.harness import V10, TrainingHarness
@@ -35,6 +37,7 @@ async def at_work(
     *,
     min_pairs: int = 0,
     remind: Callable[[CollectionStatus], None] | None = None,
+    lease: Lease | None = None,
 ) -> AsyncIterator[CollectorRegistry]:
     """All of the service but its ops routes."""
     settings = harness.settings.model_copy(
@@ -73,6 +76,7 @@ async def at_work(
         dead_letters=DeadLetters(
             harness.log, service="training", redact=lambda text: text, metrics=registry
         ),
+        lease=lease or MemoryLease(),
         metrics=metrics,
         settings=settings,
     )
