@@ -115,6 +115,7 @@ def test_the_pod_monitor_scrapes_every_service_and_the_engine(tmp_path: Path) ->
             "cli": {"enabled": False},
             "podMonitor": {"enabled": True},
             "dashboards": {"enabled": True},
+            "model": {"next": {"base": "newer"}},
         },
     ],
 )
@@ -130,6 +131,7 @@ def test_the_notes_name_commands_that_exist(tmp_path: Path, extra: dict[str, Any
     (notes,) = (item["text"] for item in objects if item["kind"] == "Notes")
     assert "every 5 s" in notes
     assert ("dashboards.enabled=true" in notes) is not bool(extra)
+    assert ("Engines of newer (statefulset/here-next-base)" in notes) is bool(extra)
     lines = [line.strip() for line in notes.splitlines() if "kubectl exec" in line]
     if extra:
         assert not lines

@@ -141,8 +141,8 @@ def test_each_pod_has_its_component_s_account_without_rights_or_token(
     objects = objects_of(name, folder)
     accounts = {o["metadata"]["name"]: o for o in objects if o["kind"] == "ServiceAccount"}
     used = {component: pod["serviceAccountName"] for component, pod in pods(objects).items()}
-    # The Job of several nodes trains with the rights of the training service.
-    own = {"training-job": "here-training"}
+    # The Job of several nodes trains with the rights of training, and engines of any base are inference.
+    own = {"training-job": "here-training", "next-base": "here-inference"}
     assert used == {component: own.get(component, f"here-{component}") for component in used}
     assert set(used.values()) == set(accounts)
     assert not any(account["automountServiceAccountToken"] for account in accounts.values())

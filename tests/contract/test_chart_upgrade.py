@@ -23,6 +23,7 @@ NEW_VALUES = {
     "detector",
     "files-of-one-service",
     "generated-keys-and-accounts",
+    "next-base",
     "strimzi-production",
 }
 """Sets with values that the release before does not know."""

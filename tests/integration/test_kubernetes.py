@@ -195,6 +195,39 @@ def test_the_release_before_is_upgraded_and_its_claims_are_used_on(
         cluster.helm("uninstall", "here", namespace=namespace)
 
 
+def test_a_move_to_a_newer_base_restarts_one_set_of_engines_at_a_time(
+    cluster: KubernetesApi, unique: str
+) -> None:
+    """The steps of docs/operations.md, "Move to a newer base"."""
+    namespace = made(cluster, unique)
+    beside = ("--set", "model.next.base=newer,model.next.inference.replicas=2")
+    moved = ("--set", "model.base=newer")
+
+    def engines(verb: str, *values: str) -> dict[str, set[str]]:
+        """The pods of both sets after the command, by their ids."""
+        said = cluster.helm(verb, "here", CHART, *values, *WAIT, namespace=namespace)
+        assert unexpected(said) == []
+        return {name: running(cluster, namespace, name) for name in ("inference", "next-base")}
+
+    before = engines("install")
+    both = engines("upgrade", *beside)
+    assert both["inference"] == before["inference"]
+    assert len(both["next-base"]) == 2
+    after = engines("upgrade", *beside, *moved)
+    assert after["next-base"] == both["next-base"]
+    assert not after["inference"] & both["inference"]
+    assert engines("upgrade", *moved)["inference"] == after["inference"]
+    cluster.helm("uninstall", "here", namespace=namespace)
+
+
+def running(cluster: KubernetesApi, namespace: str, component: str) -> set[str]:
+    """The ids of a component's pods that nobody has told to end."""
+    selector = f"app.kubernetes.io/component={component}"
+    found, _ = cluster.kubectl("get", "pods", "-n", namespace, "-l", selector, "-o", "json")
+    pods = json.loads("\n".join(found))["items"]
+    return {pod["metadata"]["uid"] for pod in pods if "deletionTimestamp" not in pod["metadata"]}
+
+
 def test_generated_keys_outlive_an_upgrade(cluster: KubernetesApi, unique: str) -> None:
     namespace = made(cluster, unique)
     found: list[list[str]] = []

@@ -226,6 +226,19 @@ SETS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
             },
         },
     ),
+    "next-base": (
+        ("production",),
+        {
+            "model": {
+                "revision": "a" * 40,
+                "next": {
+                    "base": "Qwen/Qwen3-1.7B",
+                    "inference": {"replicas": 2, "disk": "100Gi", "env": {"HF_HUB_OFFLINE": 0}},
+                },
+            },
+            "moderation": {"enabled": True},
+        },
+    ),
     "without-cli": ((), {"cli": {"enabled": False}, "networkPolicy": {"enabled": True}}),
     "volumes-of-yours": (
         (),

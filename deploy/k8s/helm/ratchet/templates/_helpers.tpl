@@ -17,6 +17,37 @@ two long names stay two.
 {{ include "ratchet.base" .root }}-{{ .name }}
 {{- end -}}
 
+{{- /* Engines of a next base are a component of their own, which is inference in all else. */ -}}
+{{- define "ratchet.role" -}}
+{{ eq .name "next-base" | ternary "inference" .name }}
+{{- end -}}
+
+{{- /* The components that have engines. */ -}}
+{{- define "ratchet.engines" -}}
+{{ empty .Values.model.next.base | ternary (list "inference") (list "inference" "next-base") | toJson }}
+{{- end -}}
+
+{{- /* The components that serve. */ -}}
+{{- define "ratchet.serving" -}}
+{{ concat (keys .Values.services) (include "ratchet.engines" . | fromJsonArray) | uniq | sortAlpha | toJson }}
+{{- end -}}
+
+{{- /* The values of a component under `services`; for a next base, with what it has of its own. */ -}}
+{{- define "ratchet.service" -}}
+{{- $service := get .root.Values.services (include "ratchet.role" .) | default dict -}}
+{{- if eq .name "next-base" }}{{ $service = mergeOverwrite (deepCopy $service) (deepCopy .root.Values.model.next.inference) }}{{ end -}}
+{{ toJson $service }}
+{{- end -}}
+
+{{- /* A component's `model`. */ -}}
+{{- define "ratchet.model" -}}
+{{- $model := omit .root.Values.model "next" -}}
+{{- if eq .name "next-base" -}}
+{{- range $field, $value := omit .root.Values.model.next "inference" }}{{ $_ := set $model $field $value }}{{ end -}}
+{{- end -}}
+{{ toJson $model }}
+{{- end -}}
+
 {{- /* Helm reads whole numbers of a file of values as floats: 1048576 would be written 1.048576e+06. */ -}}
 {{- define "ratchet.text" -}}
 {{- if kindIs "float64" . -}}
@@ -36,7 +67,8 @@ two long names stay two.
 
 {{- /* The intake is of feedback's image. */ -}}
 {{- define "ratchet.image" -}}
-{{- $name := eq .name "intake" | ternary "feedback" .name -}}
+{{- $role := include "ratchet.role" . -}}
+{{- $name := eq $role "intake" | ternary "feedback" $role -}}
 {{- $image := printf "%s/%s" .root.Values.image.registry $name -}}
 {{- with get .root.Values.image.digests $name -}}
 {{ $image }}@{{ . }}
@@ -76,12 +108,12 @@ app.kubernetes.io/component: {{ .name }}
   "cli" (list "kafka" "redis" "prometheus" "detector" "text")
   "report" (list "kafka" "prometheus" "text" "report")
   "topics" (list "kafka") -}}
-{{ get $all .name | toJson }}
+{{ get $all (include "ratchet.role" .) | toJson }}
 {{- end -}}
 
 {{- /* Every component that there is: the services, and those that run the ratchet command. */ -}}
 {{- define "ratchet.components" -}}
-{{- $all := keys .Values.services | sortAlpha -}}
+{{- $all := include "ratchet.serving" . | fromJsonArray -}}
 {{- if not .Values.kafka.strimzi.enabled }}{{ $all = append $all "topics" }}{{ end -}}
 {{- if .Values.cli.enabled }}{{ $all = append $all "cli" }}{{ end -}}
 {{- if .Values.report.enabled }}{{ $all = append $all "report" }}{{ end -}}
@@ -90,7 +122,7 @@ app.kubernetes.io/component: {{ .name }}
 
 {{- /* The user by which a component comes to Kafka where Strimzi makes one for each service. */ -}}
 {{- define "ratchet.strimziUser" -}}
-{{- $user := has .name (list "report" "topics") | ternary "cli" .name -}}
+{{- $user := has .name (list "report" "topics") | ternary "cli" (include "ratchet.role" .) -}}
 {{ include "ratchet.base" .root }}-{{ eq $user "intake" | ternary "feedback" $user }}
 {{- end -}}
 
@@ -173,6 +205,9 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- $values := .root.Values -}}
 {{- $base := include "ratchet.base" .root -}}
 {{- $services := $values.services -}}
+{{- $role := include "ratchet.role" . -}}
+{{- $service := include "ratchet.service" . | fromJson -}}
+{{- $model := include "ratchet.model" . | fromJson -}}
 {{- $found := dict
   "RATCHET_PROFILE" "production"
   "RATCHET_HOST" "0.0.0.0"
@@ -207,11 +242,21 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- $_ := set $found "OTEL_TRACES_SAMPLER" "parentbased_traceidratio" -}}
 {{- $_ := set $found "OTEL_TRACES_SAMPLER_ARG" $values.tracing.ratio -}}
 {{- end -}}
-{{- $engine := $services.inference.extraPorts.engine | int64 -}}
+{{- $engines := list -}}
+{{- $agents := list -}}
+{{- range $name := include "ratchet.engines" .root | fromJsonArray -}}
+{{- $scope := dict "root" $.root "name" $name -}}
+{{- $of := include "ratchet.service" $scope | fromJson -}}
+{{- $host := include "ratchet.name" $scope -}}
+{{- $engines = append $engines (printf "http://%s:%d" $host (int64 $of.extraPorts.engine)) -}}
+{{- range $number := until (int $of.replicas) -}}
+{{- $agents = append $agents (printf "http://%s-%d.%s-pods:%d" $host $number $host (int64 $of.port)) -}}
+{{- end -}}
+{{- end -}}
 {{- if has .name (list "router" "feedback") -}}
 {{- with $values.storage.media }}{{ $_ := set $found "RATCHET_MEDIA_URI" . }}{{ end -}}
 {{- end -}}
-{{- if and $values.modelTenants (has .name (list "feedback" "inference" "rollout")) -}}
+{{- if and $values.modelTenants (has $role (list "feedback" "inference" "rollout")) -}}
 {{- $pairs := list -}}
 {{- range $model, $tenant := $values.modelTenants }}{{ $pairs = append $pairs (printf "%s=%s" $model $tenant) }}{{ end -}}
 {{- $_ := set $found "RATCHET_MODEL_TENANTS" $pairs -}}
@@ -224,7 +269,7 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- end -}}
 {{- $_ := set $found "RATCHET_ROUTER_PROCESSES" $services.router.processes -}}
 {{- end -}}
-{{- $_ := set $found "RATCHET_ROUTER_ENGINES" (printf "http://%s-inference:%d" $base $engine) -}}
+{{- $_ := set $found "RATCHET_ROUTER_ENGINES" $engines -}}
 {{- if $values.moderation.enabled -}}
 {{- $_ := set $found "RATCHET_ROUTER_MODERATION_URL" (printf "http://%s-inference:%d" $base (int64 $services.inference.port)) -}}
 {{- end -}}
@@ -235,21 +280,18 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- $_ := set $found "RATCHET_FEEDBACK_INFERENCE_URL" (printf "http://%s-inference:%d" $base (int64 $services.inference.port)) -}}
 {{- end -}}
 {{- else if eq .name "rollout" -}}
-{{- $agents := list -}}
-{{- range $number := until (int $services.inference.replicas) -}}
-{{- $agents = append $agents (printf "http://%s-inference-%d.%s-inference-pods:%d" $base $number $base (int64 $services.inference.port)) -}}
-{{- end -}}
 {{- $_ := set $found "RATCHET_ROLLOUT_AGENTS" $agents -}}
 {{- $_ := set $found "RATCHET_ROLLOUT_STRATEGY" "/etc/ratchet/default.yaml" -}}
-{{- else if eq .name "inference" -}}
-{{- $_ := set $found "RATCHET_INFERENCE_BASE_MODEL" $values.model.base -}}
-{{- $_ := set $found "RATCHET_INFERENCE_ENGINE_PROFILE" $values.model.profile -}}
+{{- else if eq $role "inference" -}}
+{{- $_ := set $found "RATCHET_INFERENCE_BASE_MODEL" $model.base -}}
+{{- $_ := set $found "RATCHET_INFERENCE_ENGINE_PROFILE" $model.profile -}}
+{{- if ne .name $role }}{{ $_ := set $found "RATCHET_INFERENCE_BESIDE" true }}{{ end -}}
 {{- $_ := set $found "RATCHET_INFERENCE_ENGINE_BIND" "0.0.0.0" -}}
-{{- $_ := set $found "RATCHET_INFERENCE_ENGINE_URL" (printf "http://127.0.0.1:%d" $engine) -}}
-{{- $_ := set $found "RATCHET_INFERENCE_MAX_CONTEXT" $values.model.maxContext -}}
-{{- $_ := set $found "RATCHET_INFERENCE_TOOL_PARSER" $values.model.toolParser -}}
+{{- $_ := set $found "RATCHET_INFERENCE_ENGINE_URL" (printf "http://127.0.0.1:%d" (int64 $service.extraPorts.engine)) -}}
+{{- $_ := set $found "RATCHET_INFERENCE_MAX_CONTEXT" $model.maxContext -}}
+{{- $_ := set $found "RATCHET_INFERENCE_TOOL_PARSER" $model.toolParser -}}
 {{- /* Beside the drain: leaving the Service (preStop), ending vLLM, answers under way, the log. */ -}}
-{{- $_ := set $found "RATCHET_INFERENCE_ENGINE_DRAIN_S" (sub (int64 $services.inference.stop) 60 | max 0) -}}
+{{- $_ := set $found "RATCHET_INFERENCE_ENGINE_DRAIN_S" (sub (int64 $service.stop) 60 | max 0) -}}
 {{- else if eq .name "training" -}}
 {{- $_ := set $found "RATCHET_DATASETS_URI" $values.storage.datasets -}}
 {{- $_ := set $found "RATCHET_INFERENCE_MAX_CONTEXT" $values.model.maxContext -}}
@@ -262,20 +304,20 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- if and $values.model.revision (has .name (list "inference" "training")) -}}
-{{- $_ := set $found "RATCHET_BASE_REVISION" $values.model.revision -}}
+{{- if and $model.revision (has $role (list "inference" "training")) -}}
+{{- $_ := set $found "RATCHET_BASE_REVISION" $model.revision -}}
 {{- end -}}
-{{- if hasKey $services .name -}}
-{{- $_ := set $found (printf "RATCHET_%s_PORT" (upper .name)) (get (get $services .name) "port") -}}
+{{- if $service -}}
+{{- $_ := set $found (printf "RATCHET_%s_PORT" (upper $role)) $service.port -}}
 {{- end -}}
 {{- range $name, $service := $services -}}
-{{- if has $.name (list $name "cli") -}}
+{{- if has $role (list $name "cli") -}}
 {{- with include "ratchet.operationsPort" (dict "root" $.root "name" $name) -}}
 {{- $_ := set $found (printf "RATCHET_%s_OPERATIONS_PORT" (upper $name)) . -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- $own := get (get $services .name | default dict) "env" | default dict -}}
+{{- $own := $service.env | default dict -}}
 {{- $texts := dict -}}
 {{- $given := mergeOverwrite (deepCopy $values.env) (deepCopy $own) -}}
 {{- range $name, $value := $given -}}
@@ -353,7 +395,7 @@ template:
 {{- define "ratchet.pod" -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
-serviceAccountName: {{ .root.Values.serviceAccountName | default (include "ratchet.name" .) | quote }}
+serviceAccountName: {{ .root.Values.serviceAccountName | default (include "ratchet.name" (dict "root" .root "name" (include "ratchet.role" .))) | quote }}
 securityContext: {{- toYaml .root.Values.podSecurityContext | nindent 2 }}
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
@@ -367,7 +409,7 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 
 {{- /* Where a service has its metrics; several processes have them from there on. Empty: on its own port. */ -}}
 {{- define "ratchet.operationsPort" -}}
-{{- $service := get .root.Values.services .name -}}
+{{- $service := include "ratchet.service" . | fromJson -}}
 {{- $port := int .root.Values.operationsPort -}}
 {{- if and (not $port) (gt (int $service.processes) 1) }}{{ $port = 9100 }}{{ end -}}
 {{- range $number := append (values ($service.extraPorts | default dict)) $service.port -}}
@@ -380,7 +422,7 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 
 {{- /* Ports of a service's pods beside http: extraPorts, and those of its metrics, one a process. */ -}}
 {{- define "ratchet.ports" -}}
-{{- $service := get .root.Values.services .name -}}
+{{- $service := include "ratchet.service" . | fromJson -}}
 {{- $ports := deepCopy ($service.extraPorts | default dict) -}}
 {{- with $operations := include "ratchet.operationsPort" . -}}
 {{- $_ := set $ports "operations" (int $operations) -}}
