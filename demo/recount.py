@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 
 from demo.tally import nested
 
@@ -57,11 +59,13 @@ class LogEntry:
     body: dict[str, Any]
 
 
-async def read(bootstrap: str, *topics: str, timeout_s: float = READ_TIMEOUT_S) -> list[LogEntry]:
+async def entries_of(
+    bootstrap: str, *topics: str, timeout_s: float = READ_TIMEOUT_S
+) -> AsyncIterator[LogEntry]:
     """Every committed record of the topics up to their present ends, in the log's order.
 
     Raises:
-        TimeoutError: the brokers did not hand everything over in time.
+        TimeoutError: for `timeout_s` the brokers handed nothing over.
 
     """
     consumer = AIOKafkaConsumer(
@@ -71,70 +75,96 @@ async def read(bootstrap: str, *topics: str, timeout_s: float = READ_TIMEOUT_S) 
         enable_auto_commit=False,
         auto_offset_reset="earliest",
     )
-    entries: list[LogEntry] = []
-    async with asyncio.timeout(timeout_s):
-        await consumer.start()
-        try:
-            places = sorted(consumer.assignment())
-            ends = await consumer.end_offsets(places)
-            left: set[TopicPartition] = set()
-            for place in places:
-                if await consumer.position(place) < ends[place]:
-                    left.add(place)
-            while left:
-                batches = await consumer.getmany(*left, timeout_ms=500)
-                for place, records in batches.items():
-                    entries += [_entry(record) for record in records if record.offset < ends[place]]
-                for place in list(left):
-                    if await consumer.position(place) >= ends[place]:
-                        left.discard(place)
-        finally:
-            await consumer.stop()
-    return entries
+    try:
+        async with asyncio.timeout(timeout_s):
+            await consumer.start()
+            ends = await consumer.end_offsets(sorted(consumer.assignment()))
+            left = {place for place in ends if await consumer.position(place) < ends[place]}
+        heard_at = time.monotonic()
+        while left:
+            batches = await consumer.getmany(*left, timeout_ms=500)
+            if batches:
+                heard_at = time.monotonic()
+            elif time.monotonic() - heard_at > timeout_s:
+                raise TimeoutError(f"nothing came of {left} for {timeout_s:g} s")
+            for place, records in batches.items():
+                for record in records:
+                    if record.offset < ends[place]:
+                        yield _entry(record)
+            left = {place for place in left if await consumer.position(place) < ends[place]}
+    finally:
+        await consumer.stop()
 
 
-async def recount(bootstrap: str, timeout_s: float = READ_TIMEOUT_S) -> LogRecount:
-    """Counts interactions, feedback and votes from the log's beginning."""
-    return count(await read(bootstrap, INTERACTIONS, FEEDBACK, timeout_s=timeout_s))
+async def read(bootstrap: str, *topics: str) -> list[LogEntry]:
+    """What `entries_of` gives, as a list."""
+    return [entry async for entry in entries_of(bootstrap, *topics)]
 
 
-def count(entries: list[LogEntry]) -> LogRecount:
+async def recount(bootstrap: str) -> LogRecount:
+    """Counts interactions, feedback and votes from the log's beginning; keeps no texts."""
+    counting = _Counting()
+    async for entry in entries_of(bootstrap, INTERACTIONS, FEEDBACK):
+        counting.add(entry)
+    return counting.end()
+
+
+def count(entries: Iterable[LogEntry]) -> LogRecount:
     """The recount of these records; the order between topics does not matter."""
-    found = LogRecount()
-    versions: dict[tuple[str, str], str] = {}
+    counting = _Counting()
     for entry in entries:
-        if entry.topic != INTERACTIONS:
-            continue
-        body = entry.body
-        identity = (body["tenant"], body["trace_id"])
-        if identity in versions:
+        counting.add(entry)
+    return counting.end()
+
+
+class _Counting:
+    """A recount under way."""
+
+    def __init__(self) -> None:
+        self._found = LogRecount()
+        self._versions: dict[tuple[str, str], str] = {}
+        """By tenant and trace."""
+        self._given: dict[tuple[str, str, str], str] = {}
+        """By tenant, trace or comparison, and feedback: its type."""
+
+    def add(self, entry: LogEntry) -> None:
+        """Count one record."""
+        if entry.topic == INTERACTIONS:
+            self._add_interaction(entry.body)
+        elif entry.kind == "ratchet.vote.cast.v1":
+            body = entry.body
+            identity = (body["tenant"], body["comparison_id"], body["comparison_id"])
+            if identity not in self._given:
+                self._given[identity] = "vote"
+                self._found.votes[_verdict(body)] += 1
+        elif entry.kind == "ratchet.feedback.submitted.v1":
+            body = entry.body
+            identity = (body["tenant"], body["trace_id"], body["feedback_id"])
+            self._given.setdefault(identity, body["type"])
+
+    def _add_interaction(self, body: dict[str, Any]) -> None:
+        found, identity = self._found, (body["tenant"], body["trace_id"])
+        if identity in self._versions:
             found.duplicates += 1
-            continue
-        versions[identity] = body["version"]
+            return
+        self._versions[identity] = body["version"]
         found.requests[body["version"], body["outcome"]] += 1
         for attempt in body["attempts"]:
             found.attempts[attempt["version"], attempt["outcome"]] += 1
             if attempt["arm"] == "candidate":
                 begun = datetime.fromisoformat(body["started_at"]).timestamp()
                 found.exposures.setdefault(attempt["version"], []).append(begun)
-    given: dict[tuple[str, str, str], str] = {}
-    for entry in entries:
-        body = entry.body
-        if entry.kind == "ratchet.vote.cast.v1":
-            identity = (body["tenant"], body["comparison_id"], body["comparison_id"])
-            if identity not in given:
-                given[identity] = "vote"
-                found.votes[_verdict(body)] += 1
-        elif entry.kind == "ratchet.feedback.submitted.v1":
-            identity = (body["tenant"], body["trace_id"], body["feedback_id"])
-            given.setdefault(identity, body["type"])
-    for (tenant, trace_id, _), kind in given.items():
-        version = versions.get((tenant, trace_id))
-        if version is None and kind != "vote":
-            found.unjoined += 1
-            continue
-        found.feedback[version or "", kind] += 1
-    return found
+
+    def end(self) -> LogRecount:
+        """The recount, once all records are counted."""
+        found = self._found
+        for (tenant, trace_id, _), kind in self._given.items():
+            version = self._versions.get((tenant, trace_id))
+            if version is None and kind != "vote":
+                found.unjoined += 1
+                continue
+            found.feedback[version or "", kind] += 1
+        return found
 
 
 def _verdict(body: dict[str, Any]) -> tuple[str, str, str]:
