@@ -29,7 +29,6 @@ from services.inference.launcher import (
     LaunchTimings,
     engine_command,
     engine_environment,
-    unserved_base,
 )
 from services.inference.metrics import InferenceMetrics
 from services.inference.moderation import ModerationRules, Moderator
@@ -308,7 +307,7 @@ def check(settings: InferenceSettings) -> str:
             f"RATCHET_INFERENCE_ENGINE_PYTHON: there is no {settings.engine_python}; "
             "make setup brings it"
         )
-    return unserved_base(settings)
+    return ""
 
 
 def main() -> None:

@@ -23,7 +23,6 @@ from services.inference.metrics import InferenceMetrics
 from services.inference.settings import InferenceSettings
 from shared.backoff import Backoff
 from shared.clock import Clock
-from shared.registry.base_models import head_size
 
 log = structlog.get_logger(__name__)
 
@@ -53,24 +52,6 @@ class LaunchTimings:
     poll_s: float = POLL_S
     backoff_first_s: float = BACKOFF_FIRST_S
     backoff_max_s: float = BACKOFF_MAX_S
-
-
-CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
-"""Sizes of attention heads that vLLM computes on CPU. With others it starts, and ends at the first
-request."""
-
-
-def unserved_base(settings: InferenceSettings) -> str:
-    """Why vLLM would end at the first request for the base; empty where nothing is known of that."""
-    size = head_size(settings.base_model, settings.served_revision)
-    if settings.engine_profile != "cpu" or not size or size in CPU_HEAD_SIZES:
-        return ""
-    sizes = ", ".join(map(str, CPU_HEAD_SIZES))
-    return (
-        f"RATCHET_INFERENCE_BASE_MODEL: {settings.base_model} has attention heads of size {size}, and "
-        f"vLLM on CPU computes {sizes}; take another base, or a GPU "
-        "(RATCHET_INFERENCE_ENGINE_PROFILE=gpu)"
-    )
 
 
 def engine_command(settings: InferenceSettings) -> list[str]:

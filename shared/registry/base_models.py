@@ -85,26 +85,6 @@ def base_problem(base: str) -> str:
     return f"base: {base} does not load: it has no {' and no '.join(missing)}; {cure}"
 
 
-def head_size(base: str, revision: str = "main") -> int:
-    """Size of a base's attention heads by its config.json; 0 where that is not here or does not say.
-
-    Args:
-        base: Hub id or path.
-        revision: Branch, tag or commit of the hub, where the base is no path.
-
-    """
-    folder, _ = _located(base, revision)
-    try:
-        config = json.loads(((folder or Path(base)) / "config.json").read_text("utf-8"))
-        config = config.get("text_config") or config
-        if "kv_lora_rank" in config:
-            return 0  # latent attention, whose heads have several sizes
-        size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    except (OSError, ValueError, AttributeError, LookupError, TypeError, ZeroDivisionError):
-        return 0
-    return size if isinstance(size, int) else 0
-
-
 def base_mismatch(recorded: str, found: str) -> str:
     """Why an adapter must not be served on the base that is here; empty where it may.
 
