@@ -145,7 +145,12 @@ class KafkaLease:
                 await consumer.commit(await consumer.end_offsets([self._partition]))
         except (TimeoutError, KafkaError, IllegalStateError) as error:
             # A rebalance, an expulsion of which the group will tell, or an outage.
-            log.info("lease.not_renewed", group=self._group, error=str(error) or "timed out")
+            log.info(
+                Unavailable.kafka,
+                during="lease_renewal",
+                group=self._group,
+                error=str(error) or "timed out",
+            )
         else:
             self._renewed_at = asked_at
 
