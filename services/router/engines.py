@@ -144,8 +144,10 @@ class Engines:
             self._engines,
             key=lambda one: (one.lacks(model, now), one.down_until > now, one.in_flight),
         )
+        if not prefix:
+            return order
         reachable = [one for one in order if one.down_until <= now and not one.lacks(model, now)]
-        if prefix and reachable:
+        if reachable:
             chosen = _by_prefix(reachable, prefix)
             order.remove(chosen)
             order.insert(0, chosen)

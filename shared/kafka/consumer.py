@@ -23,7 +23,7 @@ from shared.kafka.crash_marker import CrashMarker, MarkedPlace
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import UnreadableRecord, decode
 from shared.kafka.log import LogUnavailable, Record, RecordRefused
-from shared.kafka.security import KafkaConnection
+from shared.kafka.security import KafkaConnection, stop_consumer
 from shared.kafka.tail import as_record
 from shared.observability.events import Unavailable
 
@@ -142,10 +142,7 @@ class ConsumerLoop:
                     async with asyncio.timeout(backoff.next_s()):
                         await stop.wait()
             finally:
-                if consumer is not None:
-                    with contextlib.suppress(TimeoutError, KafkaError):
-                        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                            await consumer.stop()
+                await stop_consumer(consumer, CONNECT_TIMEOUT_S)
 
     def _client(self) -> AIOKafkaConsumer:
         consumer = AIOKafkaConsumer(

@@ -248,9 +248,10 @@ async def dead_letters_to_end(
 async def replay(log: EventLog, letters: Iterable[DeadLetter]) -> int:
     """Append dead letters to the topics they came from; returns how many.
 
-    Each is marked as replayed first. What was redacted stays redacted. Readers drop what they had already counted, by its identity. A
-    record that is unreadable again is the same letter, so that replays do not multiply letters.
-    Letters without a body, whose records were empty or could not be taken apart, are left out.
+    Each is marked as replayed first. What was redacted stays redacted. Readers drop what they had
+    already counted, by its identity. A record that is unreadable again is the same letter, so that
+    replays do not multiply letters. Letters without a body, whose records were empty or could not
+    be taken apart, are left out.
 
     Raises:
         LogUnavailable: the brokers did not acknowledge one; those before it are replayed.

@@ -9,7 +9,6 @@ timeout takes from a member that is no longer heard.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
 from collections.abc import Collection
@@ -21,7 +20,7 @@ from aiokafka.errors import GroupAuthorizationFailedError, IllegalStateError, Ka
 
 from shared.backoff import Backoff
 from shared.kafka.lease_terms import LeaseAssignor
-from shared.kafka.security import KafkaConnection
+from shared.kafka.security import KafkaConnection, stop_consumer
 from shared.observability.events import Unavailable
 
 log = structlog.get_logger(__name__)
@@ -110,10 +109,7 @@ class KafkaLease:
                 )
                 await asyncio.sleep(backoff.next_s())
             finally:
-                if consumer is not None:
-                    with contextlib.suppress(TimeoutError, KafkaError):
-                        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                            await consumer.stop()
+                await stop_consumer(consumer, CONNECT_TIMEOUT_S)
 
     def _client(self) -> AIOKafkaConsumer:
         session_ms = round(self._session_s * 1000)

@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from aiokafka import AIOKafkaConsumer
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import KafkaConnectionError, KafkaError
@@ -31,6 +33,15 @@ class Client(Protocol):
     async def start(self) -> None:
         """Connect."""
         ...
+
+
+async def stop_consumer(consumer: AIOKafkaConsumer | None, timeout_s: float) -> None:
+    """Stop a consumer where there is one; brokers that are away do not hold its owner up."""
+    if consumer is None:
+        return
+    with contextlib.suppress(TimeoutError, KafkaError):
+        async with asyncio.timeout(timeout_s):
+            await consumer.stop()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from aiokafka.errors import KafkaError
 from shared.backoff import Backoff
 from shared.kafka.envelope import headers_of
 from shared.kafka.log import LogUnavailable, Positions, Record
-from shared.kafka.security import KafkaConnection
+from shared.kafka.security import KafkaConnection, stop_consumer
 from shared.observability.events import Unavailable
 
 log = structlog.get_logger(__name__)
@@ -81,7 +81,7 @@ class KafkaTail:
         """See Tail.close."""
         self._closed.set()
         consumer, self._consumer = self._consumer, None
-        await _stop(consumer)
+        await stop_consumer(consumer, CONNECT_TIMEOUT_S)
 
     async def _records(self) -> AsyncIterator[Record]:
         consumer = await self._connect()
@@ -122,11 +122,11 @@ class KafkaTail:
                     topics=self._topics,
                     error=str(error) or "timed out",
                 )
-                await _stop(consumer)
+                await stop_consumer(consumer, CONNECT_TIMEOUT_S)
                 await self._pause(backoff.next_s())
                 continue
             except BaseException:
-                await _stop(consumer)
+                await stop_consumer(consumer, CONNECT_TIMEOUT_S)
                 raise
             self._consumer = consumer
             return consumer
@@ -188,11 +188,3 @@ def as_record(message: ConsumerRecord[bytes, bytes]) -> Record:
         headers=headers_of(message.headers),
         timestamp_ms=message.timestamp,
     )
-
-
-async def _stop(consumer: AIOKafkaConsumer | None) -> None:
-    if consumer is None:
-        return
-    with contextlib.suppress(TimeoutError, KafkaError):
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            await consumer.stop()

@@ -9,7 +9,6 @@ import asyncio
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -17,6 +16,7 @@ import pytest
 from deploy.local.stack import Stack
 from deploy.local.starter import BASE_MODEL, STARTER_ENGINE
 from tests.support.command import ratchet
+from tests.support.second_engine import second_engine
 from tests.support.unforgiving_users import CALL_S, Replies, asking, served_by
 from tests.support.waiting import eventually
 
@@ -25,24 +25,7 @@ pytestmark = [pytest.mark.verify, pytest.mark.timeout(1_200)]
 REPLICAS = ("inference", "inference-b")
 VERSION = "assistant-base"
 SERVES_S = 300.0
-PROCESSES: dict[str, dict[str, Any]] = {
-    "inference-b": {
-        "about": "the second replica of inference, with an engine of its own",
-        "module": "services.inference",
-        "ports": {"inference-b": 8092, "vllm-b": 8093},
-        "env": {
-            "RATCHET_INFERENCE_PORT": "${port.inference-b}",
-            "RATCHET_INFERENCE_ENGINE_URL": "${url.vllm-b}",
-            "RATCHET_INFERENCE_ENGINE_PYTHON": "${root}/.venv-ml/bin/python",
-            "RATCHET_INFERENCE_ENGINE_DRAIN_S": "20",
-        },
-        "after": ["topics", "redis"],
-        "ready": {"http": "${url.inference-b}/readyz", "timeout_s": 600},
-        "stop_s": 60,
-    },
-    "router": {"env": {"RATCHET_ROUTER_ENGINES": "${url.vllm},${url.vllm-b}"}},
-    "rollout": {"env": {"RATCHET_ROLLOUT_AGENTS": "${url.inference},${url.inference-b}"}},
-}
+PROCESSES = second_engine("b", "the second replica of inference, with an engine of its own")
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import pytest
 from deploy.local.stack import Stack
 from deploy.local.starter import BASE_MODEL, STARTER_ENGINE
 from tests.support.command import Ran, ratchet
+from tests.support.second_engine import second_engine
 from tests.support.unforgiving_users import CALL_S, Replies, asking, served_by
 from tests.support.waiting import eventually
 
@@ -36,27 +37,6 @@ steps:
   - setWeight: 100
   - pause: {duration: 1m}
 """
-PROCESSES: dict[str, dict[str, Any]] = {
-    "inference-next": {
-        "about": "the engine of the newer base, beside the other",
-        "module": "services.inference",
-        "ports": {"inference-next": 8092, "vllm-next": 8093},
-        "env": {
-            "RATCHET_INFERENCE_PORT": "${port.inference-next}",
-            "RATCHET_INFERENCE_ENGINE_URL": "${url.vllm-next}",
-            "RATCHET_INFERENCE_ENGINE_PYTHON": "${root}/.venv-ml/bin/python",
-            "RATCHET_INFERENCE_ENGINE_DRAIN_S": "20",
-            "RATCHET_INFERENCE_BESIDE": "true",
-            BASE_MODEL: "${run}/newer-base",
-        },
-        "after": ["topics", "redis"],
-        # It is ready once a version of its base is rolled out.
-        "ready": {"http": "${url.inference-next}/healthz", "timeout_s": 600},
-        "stop_s": 60,
-    },
-    "router": {"env": {"RATCHET_ROUTER_ENGINES": "${url.vllm},${url.vllm-next}"}},
-    "rollout": {"env": {"RATCHET_ROLLOUT_AGENTS": "${url.inference},${url.inference-next}"}},
-}
 
 
 @pytest.fixture
@@ -72,11 +52,17 @@ def newer_base(starter: str, tmp_path: Path) -> Path:
 def stack(
     clean_environment: None, starter: str, newer_base: Path, tmp_path: Path
 ) -> Iterator[Stack]:
-    processes = json.loads(json.dumps(PROCESSES).replace("${run}/newer-base", str(newer_base)))
+    beside = second_engine(
+        "next",
+        "the engine of the newer base, beside the other",
+        # It is ready once a version of its base is rolled out.
+        ready="/healthz",
+        env={"RATCHET_INFERENCE_BESIDE": "true", BASE_MODEL: str(newer_base)},
+    )
     with Stack(
         tmp_path / "stack",
         services=["router", "rollout", "inference", "inference-next"],
-        processes=processes,
+        processes=beside,
         env={BASE_MODEL: starter, **STARTER_ENGINE},
         ports="free",
         scrape_interval="1s",
