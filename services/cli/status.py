@@ -169,7 +169,7 @@ def _print(
 ) -> None:
     print_table(
         "Services",
-        ("service", "ready", "where", "what is wrong"),
+        ("service", "ready", "where", "remarks"),
         [
             (
                 name,
