@@ -13,6 +13,7 @@ from services.training.erasure import DatasetEraser
 from services.training.errors import JobsFolderTaken
 from services.training.jobs import JobQueue
 from services.training.metrics import TrainingMetrics
+from services.training.pair_index import PairIndex
 from services.training.reminder_sender import ReminderSender
 from services.training.runner import Runner
 from services.training.scheduler import Scheduler
@@ -75,6 +76,7 @@ async def run(settings: TrainingSettings) -> None:
         session, settings.webhook_urls, settings.webhook_secret, clock, metrics.webhooks
     )
     reminders = ReminderSender(log, webhooks, clock) if settings.webhook_urls else None
+    index = PairIndex.of(settings)
     scheduler = Scheduler(
         event_log=log,
         queue=queue,
@@ -83,6 +85,7 @@ async def run(settings: TrainingSettings) -> None:
         settings=settings,
         metrics=metrics,
         clock=clock,
+        index=index,
         remind=reminders.note if reminders else None,
     )
     eraser = DatasetEraser(log, versions, store, runner.jobs, clock)
@@ -113,6 +116,7 @@ async def run(settings: TrainingSettings) -> None:
     background.start("versions", versions.run())
     background.start("jobs", worker.follow())
     background.start("pairs", scheduler.count())
+    background.start("pair_index", scheduler.keep())
     background.start("erasures", eraser.follow())
     background.start("work", worker.work())
     if reminders:
@@ -132,6 +136,7 @@ async def run(settings: TrainingSettings) -> None:
         await background.finish(FINISH_TIMEOUT_S)
         leasing.cancel()  # given back once nothing runs any more
         await leasing.finish(FINISH_TIMEOUT_S)
+        index.close()
         await log.stop()
         await session.close()
         if detector is not None:

@@ -24,6 +24,10 @@ class DiskFull(TrainingError):
     """Too little is free for checkpoints: before a job begins, or where its trainer ended."""
 
 
+class PairIndexDamaged(TrainingError):
+    """The file of the pairs that are counted cannot be read; the next start makes it anew."""
+
+
 class TrainerFailed(TrainingError):
     """The trainer's process ended without a result, more often than it may."""
 

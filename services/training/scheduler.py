@@ -15,6 +15,7 @@ from services.training.dataset_store import DatasetStore
 from services.training.errors import StoreUnavailable
 from services.training.jobs import JobQueue
 from services.training.metrics import TrainingMetrics
+from services.training.pair_index import PairIndex
 from services.training.plans import monday_of, week_progress
 from services.training.reminders import CollectionStatus
 from services.training.reward_schedule import RewardInputs, decide_reward, drift, reward_wait
@@ -26,7 +27,7 @@ from shared.contracts.events.training import TrainingMethod, TrainingRequested
 from shared.contracts.events.versions import VersionRecord
 from shared.contracts.topics import PREFERENCES, TRAINING_JOBS
 from shared.kafka.envelope import UnreadableRecord, decode
-from shared.kafka.log import EventLog, LogUnavailable
+from shared.kafka.log import EventLog, LogUnavailable, Record, TopicReplaced
 from shared.observability.events import Unavailable
 from shared.registry.follow import RegistryFollower
 
@@ -38,6 +39,8 @@ LOOK_INTERVAL_S = 60.0
 """How often the store is asked for snapshots that another replica may have made, and all pairs are
 looked at for drift."""
 
+KEEP_S = 5.0
+"""How often the index of pairs is put on disk: so much is read again after a kill."""
 WHOLE_S = 30.0
 """Age of the pairs up to which a count of them is whole enough to remind people by."""
 
@@ -55,9 +58,13 @@ class Scheduler:
         settings: TrainingSettings,
         metrics: TrainingMetrics,
         clock: Clock,
+        index: PairIndex | None = None,
         remind: Callable[[CollectionStatus], None] | None = None,
     ) -> None:
-        """`remind` is told where the collection plan stands, at each look while it is on."""
+        """Take the log, what it is folded into, and where pairs are kept over restarts.
+
+        `remind` is told where the collection plan stands, at each look while it is on.
+        """
         self._remind = remind
         self._log = event_log
         self._queue = queue
@@ -66,15 +73,19 @@ class Scheduler:
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
-        self._pairs = PairCounter(settings.model, settings.rules, labelled=settings.method == "kto")
+        labelled = settings.method == "kto"
+        self._index = PairIndex() if index is None else index
+        self._pairs = PairCounter(
+            settings.model, settings.rules, labelled=labelled, index=self._index
+        )
         self._counting = asyncio.Lock()
-        """Held while a thread counts, and no event is applied."""
+        """Held while a thread counts or stores, and no event is applied."""
         self._counts: PairCounts | None = None
         self._counts_of: tuple[Offsets, Offsets, date] | None = None
         self._recount_at = -math.inf
         self._counted_all = False
         """Whether the last count had all pairs of the log: not at a start, nor without Kafka."""
-        self._tail = event_log.tail(PREFERENCES)
+        self._tail = event_log.tail(PREFERENCES, positions=self._index.positions())
         self._why = ""
         self._snapshots: list[Manifest] = []
         self._looked_at = -math.inf
@@ -82,15 +93,34 @@ class Scheduler:
 
     async def count(self) -> None:
         """Follow the pairs until cancelled."""
-        try:
-            async for record in self._tail:
-                with contextlib.suppress(UnreadableRecord):
-                    event = decode(record.headers, record.value, MODELS)
+        while True:
+            try:
+                async for record in self._tail:
                     async with self._counting:
-                        self._pairs.apply(event, place(record), record.offset)
-        finally:
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._tail.close()
+                        self._apply(record)
+                return
+            except TopicReplaced as error:
+                log.warning("schedule.pairs_replaced", error=str(error))
+                async with self._counting:
+                    await asyncio.to_thread(self._pairs.forget_all)
+            finally:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._tail.close()
+            self._tail = self._log.tail(PREFERENCES)
+
+    async def keep(self) -> None:
+        """Put the pairs that were read on disk, and what was taken out off it, until cancelled."""
+        while True:
+            await asyncio.sleep(KEEP_S)
+            async with self._counting:
+                await asyncio.to_thread(self._index.commit)
+
+    def _apply(self, record: Record) -> None:
+        if not self._index.takes(record):
+            return
+        with contextlib.suppress(UnreadableRecord):
+            event = decode(record.headers, record.value, MODELS)
+            self._pairs.apply(event, place(record), record.offset)
 
     def age_s(self) -> float:
         """Seconds since the pairs were last read to their end."""

@@ -7,20 +7,18 @@ Two replicas that see the same log ask for the same job_id, and a job_id is one 
 from __future__ import annotations
 
 import math
-import pickle
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import NamedTuple
 
 from services.training.dataset_rows import answer_of, pair_of
 from services.training.jobs import JobQueue
+from services.training.pair_index import CountedPair, PairIndex
 from services.training.reward_schedule import PairShapes
 from services.training.row_checks import refusal
 from services.training.sides import DatasetRules, Sides, assign, set_apart
 from services.training.snapshot import Offsets
-from services.training.spill import SpilledTable
 from shared.contracts.events.base import Event
 from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted, UnpairedExample
 from shared.contracts.events.training import TrainingMethod, TrainingRequested
@@ -39,26 +37,6 @@ REJECTED_PAUSE_SHARE = 0.25
 same data would be rejected again."""
 
 _ON_THE_WAY = frozenset({Lifecycle.registered, Lifecycle.shadow, Lifecycle.canary})
-
-
-class _CountedPair(NamedTuple):
-    """What decides a pair's side, without its texts."""
-
-    prompt_digest: bytes
-    prompt_rank: float
-    raters: tuple[str, ...]
-    panel: str
-    category: str
-    place: str
-    offset: int
-    judges: bool
-    """Whether it can teach the judge by itself: neither a single answer nor a machine's pair can."""
-    chars: int = 0
-    """Of the better answer."""
-    label: bool | None = None
-    """Of a single answer: two of them, good and bad, teach a judge that has no vote."""
-    day: int = 0
-    """Ordinal of the UTC date on which it was made."""
 
 
 @dataclass(frozen=True)
@@ -80,19 +58,34 @@ class PairCounts:
 class PairCounter:
     """Counts one model's trainable pairs that no version's snapshot has yet.
 
-    All pairs decide on the sides, so all are kept, on disk once there are many. Counting reads them
-    some ten times: not for an event loop, and no event may be applied meanwhile.
+    All pairs decide on the sides, so all are kept, in an index on disk. Counting reads them some ten
+    times: not for an event loop, and no event may be applied meanwhile.
     """
 
-    def __init__(self, model: str, rules: DatasetRules, *, labelled: bool = False) -> None:
-        """`labelled`: single answers, good or bad, count as well, as KTO trains on them."""
+    def __init__(
+        self,
+        model: str,
+        rules: DatasetRules,
+        *,
+        labelled: bool = False,
+        index: PairIndex | None = None,
+    ) -> None:
+        """Count the pairs of an index, and those to come.
+
+        Args:
+            model: Whose pairs count.
+            rules: Which pairs a training would refuse, and the sides of the others.
+            labelled: Single answers, good or bad, count as well, as KTO trains on them.
+            index: Where pairs are kept, of this model, these rules and `labelled`; None: in a
+                temporary file.
+
+        """
         self._labelled = labelled
         self._model = model
         self._rules = rules
-        self._pairs = SpilledTable[str]()
-        """By id, a _CountedPair as it is stored."""
+        self._pairs = PairIndex() if index is None else index
         self._trained: dict[str, int] = {}
-        self._sides: Sides[_CountedPair] | None = None
+        self._sides: Sides[CountedPair] | None = None
 
     def apply(self, event: Event, place: str, offset: int) -> None:
         """Fold one event of `preferences.v1` that came from `place` (topic/partition)."""
@@ -100,7 +93,7 @@ class PairCounter:
             case PreferencePair() if event.model == self._model:
                 pair = pair_of(event)
                 if refusal(pair, self._rules) is None:
-                    counted = _CountedPair(
+                    counted = CountedPair(
                         prompt_digest=pair.prompt_digest,
                         prompt_rank=pair.prompt_rank,
                         raters=pair.raters,
@@ -117,7 +110,7 @@ class PairCounter:
                 answer = answer_of(event)
                 sound = answer.messages and answer.asked.refusal is None
                 if sound and len(answer.answer.strip()) > self._rules.min_chars:
-                    counted = _CountedPair(
+                    counted = CountedPair(
                         prompt_digest=answer.prompt_digest,
                         prompt_rank=answer.prompt_rank,
                         raters=answer.raters,
@@ -136,19 +129,21 @@ class PairCounter:
             case _:
                 pass
 
-    def _put(self, pair_id: str, pair: _CountedPair) -> None:
+    def _put(self, pair_id: str, pair: CountedPair) -> None:
         self._sides = None
-        self._pairs.put(pair_id, pickle.dumps(tuple(pair), pickle.HIGHEST_PROTOCOL))
+        self._pairs.put(pair_id, pair)
 
-    def _counted(self) -> Iterator[_CountedPair]:
-        for stored in self._pairs.values():
-            yield _CountedPair(*pickle.loads(stored))  # noqa: S301 - nobody else can write it
+    def forget_all(self) -> None:
+        """Count nothing any more: the pairs are those of a topic that is gone."""
+        self._sides = None
+        self._pairs.reset()
 
     def counts(self, offsets: Offsets, monday: date) -> PairCounts:
         """All that a decision asks; `offsets` are those of the newest snapshot.
 
         Raises:
-            DiskFull: there is no room below TMPDIR.
+            DiskFull: there is no room for them.
+            PairIndexDamaged: the index cannot be read.
 
         """
         return PairCounts(
@@ -206,22 +201,22 @@ class PairCounter:
         first = day.toordinal()
         return sum(
             pair.day >= first and (pair.judges or pair.label is not None)
-            for pair in self._counted()
+            for pair in self._pairs.pairs()
         )
 
     def shapes(self, offsets: Offsets) -> tuple[PairShapes, PairShapes]:
         """Categories and lengths of people's pairs, those before these offsets and those since."""
         before, since = PairShapes(), PairShapes()
-        for pair in self._counted():
+        for pair in self._pairs.pairs():
             if pair.judges:
                 shapes = since if pair.offset >= offsets.get(pair.place, 0) else before
                 shapes.categories[pair.category] += 1
                 shapes.lengths[pair.chars] += 1
         return before, since
 
-    def _current(self) -> Sides[_CountedPair]:
+    def _current(self) -> Sides[CountedPair]:
         if self._sides is None:
-            trainable, judged = set_apart(self._counted(), self._rules)
+            trainable, judged = set_apart(self._pairs.pairs(), self._rules)
             self._sides = assign(trainable, judged, self._rules)
         return self._sides
 

@@ -32,6 +32,10 @@ class RecordRefused(LogUnavailable):
     """
 
 
+class TopicReplaced(Exception):
+    """A topic is not the one that was read before: it was deleted and made anew, or cut back."""
+
+
 class Position(NamedTuple):
     """Where a record is in the log."""
 

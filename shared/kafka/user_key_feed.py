@@ -14,8 +14,8 @@ import structlog
 
 from shared.backoff import Backoff
 from shared.contracts.topics import USER_KEYS
-from shared.kafka.log import EventLog, LogUnavailable, Positions, Record, Tail
-from shared.kafka.user_key_store import Taken, TopicReplaced, UserKeyStore
+from shared.kafka.log import EventLog, LogUnavailable, Positions, Record, Tail, TopicReplaced
+from shared.kafka.user_key_store import Taken, UserKeyStore
 
 log = structlog.get_logger(__name__)
 

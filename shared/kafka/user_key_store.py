@@ -22,7 +22,7 @@ from typing import BinaryIO, Final, NamedTuple
 import structlog
 
 from shared.contracts.topics import USER_KEYS
-from shared.kafka.log import Positions, Record
+from shared.kafka.log import Positions, Record, TopicReplaced
 from shared.kafka.user_key_files import claim, delete
 from shared.kafka.user_key_records import ID_BYTES, content_of, name_of, number_of
 
@@ -54,10 +54,6 @@ SETTLE: Final = (
     "UPDATE about SET settled = 1",
 )
 SELECT: Final = "SELECT key_id, subject, tenant, wrapped FROM keys "
-
-
-class TopicReplaced(Exception):
-    """The topic is not the one whose keys are stored: it was deleted and made anew, or cut back."""
 
 
 class WrappedKey(NamedTuple):

@@ -26,10 +26,10 @@ from shared.contracts.subject import subject_of
 from shared.contracts.topics import FEEDBACK, USER_KEYS
 from shared.kafka import user_key_feed, user_key_files, user_key_store, user_key_upkeep, user_keys
 from shared.kafka.encrypted_log import DecryptingLog, EncryptingLog
-from shared.kafka.log import EventLog, LogUnavailable, NewRecord, Record, read_to_end
+from shared.kafka.log import EventLog, LogUnavailable, NewRecord, Record, TopicReplaced, read_to_end
 from shared.kafka.user_key_feed import UserKeyFeed
 from shared.kafka.user_key_issuer import UserKeyIssuer
-from shared.kafka.user_key_store import Taken, TopicReplaced, UserKeyStore
+from shared.kafka.user_key_store import Taken, UserKeyStore
 from shared.kafka.user_key_upkeep import UserKeyDestroyer, rewrap_keys
 from shared.kafka.user_keys import TextsLocked, UserKeys
 from shared.testing.log import MemoryLog
