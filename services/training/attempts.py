@@ -6,13 +6,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import structlog
 
+from services.training.adjustment import (
+    Tried,
+    directed,
+    direction,
+    nearest,
+    search_request,
+)
 from services.training.ai_opinion import AiJudge, second_opinion
 from services.training.candidate import Candidate, read_candidate, stages
 from services.training.dataset_manifest import Dataset, Manifest
@@ -23,18 +30,23 @@ from services.training.dataset_rows import (
     LeftOut,
 )
 from services.training.dataset_store import lay_out
-from services.training.diagnosis import adjust
 from services.training.fetched_adapters import FetchedAdapters
 from services.training.gate import data_gate
 from services.training.process import TrainerProcess
 from services.training.progress import ProgressReporter
 from services.training.resolve import ResolvedJob
 from services.training.settings import TrainingSettings
-from services.training.trainers.job import Stage, TrainerJob, iterate_rows, write_json
+from services.training.trainers.job import (
+    SEARCH_REQUEST,
+    Stage,
+    TrainerJob,
+    iterate_rows,
+    write_json,
+)
 from services.training.workspace import Workspace
 from shared.contracts.events.training import RunPhase, TrainingMethod
 from shared.contracts.events.versions import GateResult, RewardRecord, VersionRecord
-from shared.contracts.recipes import MethodName, TrainerHyperparameters
+from shared.contracts.recipes import MethodName, TrainerHyperparameters, search_space
 from shared.registry.adapters import FINGERPRINT_TEXTS, AdapterGone
 
 log = structlog.get_logger(__name__)
@@ -46,17 +58,21 @@ class Released:
 
     candidate: Candidate
     hyperparameters: TrainerHyperparameters
+    tried: tuple[Tried, ...]
+    """All attempts, this one last."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """What the gate refused: the last attempt's candidate, or none where nothing was trained."""
+    """What the gate refused: the attempt nearest to passing, or none where nothing was trained."""
 
     gate: GateResult
     figures: Mapping[str, float]
-    attempts: int
+    tried: tuple[Tried, ...] = ()
     candidate: Candidate | None = None
     hyperparameters: TrainerHyperparameters | None = None
+    attempt: int = 0
+    """Its number."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +108,7 @@ class Attempts:
         reporter: ProgressReporter,
         known_of_data: Mapping[str, float],
     ) -> Released | Refused:
-        """A released candidate, or what the gate refused last.
+        """A released candidate, or what the gate refused.
 
         `known_of_data` are figures of the dataset, for the record.
 
@@ -112,10 +128,13 @@ class Attempts:
         first = await self._first(resolved)
         hopeless = data_gate(job.method, known, limits, first.gone)
         if not hopeless.passed and not job.override_gate:
-            return Refused(hopeless, known, attempts=0)
-        hyperparameters, number = resolved.hyperparameters, 0
+            return Refused(hopeless, known)
+        space = search_space(resolved.hyperparameters)
+        hyperparameters, chosen_by = resolved.hyperparameters, "recipe"
+        tried: list[Tried] = []
+        candidates: list[Candidate] = []
         while True:
-            number += 1
+            number = len(tried) + 1
             reporter.attempt = number
             folder = workspace.attempt(number)
             await self.train(
@@ -141,13 +160,45 @@ class Attempts:
                 predecessor=resolved.predecessor.name if resolved.predecessor else "",
             )
             gate = candidate.gate
-            _log_gate(job.job_id, number, candidate)
+            way = direction(hyperparameters, gate, candidate.figures)
+            tried.append(Tried(hyperparameters, chosen_by, gate, way))
+            candidates.append(candidate)
+            _log_gate(job.job_id, tried, candidate)
             if gate.passed or job.override_gate:
-                return Released(candidate, hyperparameters)
-            adjusted = adjust(hyperparameters, gate, candidate.figures)
-            if adjusted is None or number >= self._settings.attempts:
-                return Refused(gate, candidate.figures, number, candidate, hyperparameters)
-            hyperparameters = adjusted
+                return Released(candidate, hyperparameters, tuple(tried))
+            if way is None or number >= self._settings.attempts:
+                return _refused(tried, candidates)
+            moved, chosen_by = directed(tried, space), "rule"
+            if moved is None:
+                moved, chosen_by = (
+                    await self._searched(resolved, tried, workspace, reporter),
+                    "search",
+                )
+            hyperparameters = moved
+
+    async def _searched(
+        self,
+        resolved: ResolvedJob,
+        tried: Sequence[Tried],
+        workspace: Workspace,
+        reporter: ProgressReporter,
+    ) -> TrainerHyperparameters:
+        """The next hyperparameters by the search, the same whenever these attempts are followed.
+
+        Raises:
+            TrainerFailed: the trainer ended without a result.
+
+        """
+        own = resolved.hyperparameters
+        folder = workspace.fresh("search")
+        asked = search_request(tried, search_space(own), resolved.job.seed)
+        write_json(folder / SEARCH_REQUEST, asked.model_dump(mode="json"))
+        job = self._trainer_job(resolved, own, workspace, stages=("search",), data=workspace.data)
+        write_json(folder / "job.json", job.model_dump(mode="json"))
+        await self._process.run(folder, reporter.step, self._alive)
+        chosen: dict[str, float] = json.loads((folder / "search.json").read_bytes())["parameters"]
+        log.info("job.searched", job_id=resolved.job.job_id, attempt=len(tried) + 1, **chosen)
+        return own.model_copy(update=chosen)
 
     async def _second_opinion(
         self,
@@ -309,12 +360,28 @@ def _rows_of(manifest: Manifest) -> dict[str, float]:
     return {name: float(manifest.files[file].rows) for name, file in files.items()}
 
 
-def _log_gate(job_id: str, attempt: int, candidate: Candidate) -> None:
+def _refused(tried: Sequence[Tried], candidates: Sequence[Candidate]) -> Refused:
+    best = nearest(tried)
+    candidate = candidates[best]
+    return Refused(
+        candidate.gate,
+        candidate.figures,
+        tuple(tried),
+        candidate,
+        tried[best].parameters,
+        attempt=best + 1,
+    )
+
+
+def _log_gate(job_id: str, tried: Sequence[Tried], candidate: Candidate) -> None:
+    last = tried[-1]
     log.info(
         "job.gate",
         job_id=job_id,
-        attempt=attempt,
+        attempt=len(tried),
+        chosen_by=last.chosen_by,
         passed=candidate.gate.passed,
-        failed=[check.name for check in candidate.gate.checks if not check.passed],
+        failed=list(last.failed),
+        shortfall=last.shortfall,
         figures=candidate.figures,
     )

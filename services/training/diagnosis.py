@@ -1,77 +1,18 @@
-"""Diagnosis of a refused candidate: adjusted hyperparameters for a retry, or the reason."""
+"""Diagnosis of a refused candidate, for people: why, and what to do about it. Pure."""
 
 # pyright: strict
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from services.training.adjustment import FORGOT, TOO_FAR, Space, Tried, hardly_moved, nearest
 from shared.contracts.events.training import TrainingMethod
 from shared.contracts.events.versions import GateCheck, GateResult
-from shared.contracts.recipes import SftHyperparameters, TrainerHyperparameters
 
-NO_DATA = frozenset({"judge_data", "judge", "prompts", "heldout"})
-TOO_FAR = frozenset(
-    {"perplexity", "stop", "length_low", "length_high", "repetition", "kl", "kl_first", "ai_judge"}
-)
-FORGOT = frozenset({"cases", "capability", "capability_task"})
-MAX_BETA = 2.0
-MAX_EPOCHS = 10.0
-MAX_LEARNING_RATE = 5e-3
 FEW_ROWS = 100
 FEW_PROMPTS_SHARE = 0.3
 NOISY_SHARE = 0.15
 LEFT_OUT_SHARE = 0.1
-
-
-def adjust(
-    parameters: TrainerHyperparameters, gate: GateResult, figures: Mapping[str, float]
-) -> TrainerHyperparameters | None:
-    """Parameters worth another try, or None where none would help.
-
-    Hardly moved, or not better though near the parent: a higher rate and more epochs. Too far from
-    the parent, or something forgotten: half the rate, fewer epochs, a higher beta. SFT that does not
-    end its answers has learnt too little. Worse beyond doubt, or nothing to judge by: no parameter
-    cures that.
-    """
-    failed = {check.name for check in gate.checks if not check.passed}
-    if not failed or failed & NO_DATA:
-        return None
-    if _hardly_moved(failed):
-        return _bolder(parameters)
-    if isinstance(parameters, SftHyperparameters) and failed == {"stop"}:
-        return _bolder(parameters)
-    if failed & (TOO_FAR | FORGOT):
-        return _gentler(parameters)
-    if isinstance(parameters, SftHyperparameters):
-        return None
-    if figures.get("win_rate_high", 1.0) < 0.5:
-        return None
-    return _bolder(parameters)
-
-
-def _hardly_moved(failed: Collection[str]) -> bool:
-    """Whether the candidate is too near to base or parent to be told apart from it."""
-    return "distinct" in failed
-
-
-def _bolder(parameters: TrainerHyperparameters) -> TrainerHyperparameters:
-    return parameters.model_copy(
-        update={
-            "learning_rate": min(parameters.learning_rate * 1.5, MAX_LEARNING_RATE),
-            "epochs": min(parameters.epochs * 1.5, MAX_EPOCHS),
-        }
-    )
-
-
-def _gentler(parameters: TrainerHyperparameters) -> TrainerHyperparameters:
-    update: dict[str, float] = {
-        "learning_rate": parameters.learning_rate / 2,
-        "epochs": max(1.0, parameters.epochs * 2 / 3),
-    }
-    beta: float | None = getattr(parameters, "beta", None)
-    if beta is not None:
-        update["beta"] = min(max(beta, 0.01) * 1.5, MAX_BETA)
-    return parameters.model_copy(update=update)
 
 
 def diagnose(
@@ -81,19 +22,22 @@ def diagnose(
     method: TrainingMethod,
     card: Mapping[str, Mapping[str, int]],
     refused: Mapping[str, int],
-    attempts: int,
+    tried: Sequence[Tried],
+    space: Space,
 ) -> tuple[str, ...]:
     """Why no attempt was good enough, for people: failed checks, then what to do about them.
 
     Args:
-        gate: The last attempt's checks, or those that can be known before any.
+        gate: Checks of the attempt that fell least short, or those that can be known before any.
         figures: What was measured.
         method: SFT is spoken of in demonstrations, the others in pairs.
         card: The dataset's counts.
         refused: Rows that were left out, by reason.
-        attempts: How many were made; 0 where nothing was trained.
+        tried: The attempts; none where nothing was trained.
+        space: What the attempts might change.
 
     """
+    attempts = len(tried)
     failed = [check for check in gate.checks if not check.passed]
     said = [f"not improved after {attempts} attempt{'s' if attempts != 1 else ''}"]
     if method is TrainingMethod.sft:
@@ -107,7 +51,22 @@ def diagnose(
     if attempts:
         said += _volume(method, card.get("counts", {}))
         said += _parameters(names, method, figures, rows=card.get("counts", {}).get("rows", 0))
+    said += _attempts(tried, space)
     return tuple(said)
+
+
+def _attempts(tried: Sequence[Tried], space: Space) -> Iterator[str]:
+    """What was tried and how far each fell short, where there is something to compare."""
+    if len(tried) < 2:
+        return
+    best = nearest(tried) + 1
+    told = ", ".join(
+        f"{number} by {one.chosen_by} "
+        f"({' '.join(f'{name} {value:.3g}' for name, value in one.searched(space).items())}) "
+        f"short by {one.shortfall:.2f}"
+        for number, one in enumerate(tried, start=1)
+    )
+    yield f"attempts: {told}; the checks above are of attempt {best}, the nearest to passing"
 
 
 def _shown(check: GateCheck) -> str:
@@ -174,7 +133,7 @@ def _parameters(
 ) -> Iterator[str]:
     if figures.get("not_finite"):
         return
-    if _hardly_moved(names):
+    if hardly_moved(names):
         moved = figures.get("distance_to_parent", figures.get("distance_to_base"))
         far = f" ({moved:.2g} nats)" if moved is not None else ""
         yield f"hyperparameters: training hardly moved the model{far}; raise learning_rate or epochs"

@@ -20,6 +20,8 @@ class JobOutcome:
     metrics: Mapping[str, float] | None = None
     checks: tuple[GateCheck, ...] = ()
     report_uri: str = ""
+    attempt: int = 0
+    """Whose figures these are; 0: the last one's."""
     dataset: DatasetRef | None = None
     """Where the job built a dataset alone."""
 
@@ -57,11 +59,17 @@ def rejected(
     left_out: Mapping[str, int],
     *,
     report_uri: str = "",
+    attempt: int = 0,
 ) -> JobOutcome:
-    """A job whose candidates the gate refused, with the diagnosis."""
+    """A job whose candidates the gate refused, with the diagnosis and the attempt that it is of."""
     message = "; ".join(diagnosis) + _left_out(left_out)
     return JobOutcome(
-        RunPhase.rejected, message, metrics=figures, checks=gate.checks, report_uri=report_uri
+        RunPhase.rejected,
+        message,
+        metrics=figures,
+        checks=gate.checks,
+        report_uri=report_uri,
+        attempt=attempt,
     )
 
 

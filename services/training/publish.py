@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 from pydantic import BaseModel
 
+from services.training.adjustment import Tried
 from services.training.attempts import Refused, Released
 from services.training.base_files import base_identity
 from services.training.candidate import Candidate, losses, require_servable, who_judged
@@ -32,7 +33,7 @@ from services.training.workspace import Workspace
 from shared.clock import Clock
 from shared.contracts.events.training import TrainingMethod, TrainingRequested
 from shared.contracts.events.versions import GateResult, SettingsRecord, VersionRecord, record_key
-from shared.contracts.recipes import TrainerHyperparameters
+from shared.contracts.recipes import TrainerHyperparameters, search_space
 from shared.contracts.topics import VERSIONS
 from shared.kafka.log import EventLog, LogUnavailable
 from shared.registry.adapters import AdapterUnavailable, checksum, publish
@@ -99,6 +100,7 @@ class Publisher:
         gate = _signed(candidate.gate, job, version)
         hyperparameters = self._parameters(resolved, released.hyperparameters)
         report = self._report(version, resolved, candidate, gate, dataset, hyperparameters)
+        report = replace(report, attempts=_attempts(resolved, released.tried))
         files = adapter_files(candidate.adapter) | _pages(report)
         stored = await asyncio.to_thread(
             store, files, workspace.fresh("publish"), settings.adapters_uri, version
@@ -165,7 +167,8 @@ class Publisher:
         parameters = self._parameters(resolved, trained)
         title = f"{resolved.job.job_id}: no version"
         report = self._report(title, resolved, candidate, refused.gate, dataset, parameters)
-        report = replace(report, diagnosis=tuple(diagnosis))
+        attempts = _attempts(resolved, refused.tried)
+        report = replace(report, diagnosis=tuple(diagnosis), attempts=attempts)
         uri = f"{self._datasets_root}/reports/{workspace.folder.name}"
         await asyncio.to_thread(store_files, uri, _pages(report))
         return uri
@@ -314,6 +317,11 @@ def _signed(gate: GateResult, job: TrainingRequested, version: str) -> GateResul
         reason=job.reason,
     )
     return gate.model_copy(update={"overridden_by": job.actor, "override_reason": job.reason})
+
+
+def _attempts(resolved: ResolvedJob, tried: Sequence[Tried]) -> tuple[dict[str, Any], ...]:
+    space = search_space(resolved.hyperparameters)
+    return tuple(one.data(number, space) for number, one in enumerate(tried, start=1))
 
 
 def _kept(settings: BaseModel) -> dict[str, Any]:

@@ -49,6 +49,8 @@ class EvaluationReport:
     segments: Sequence[SegmentWins] = ()
     diagnosis: Sequence[str] = ()
     """Of a refused candidate: what happened, and what to do about it."""
+    attempts: Sequence[Mapping[str, Any]] = ()
+    """What the job tried: by whom it was chosen, parameters, how far short and by which checks."""
     losses: Mapping[str, Sequence[tuple[int, float]]] = field(
         default_factory=dict[str, Sequence[tuple[int, float]]]
     )
@@ -63,6 +65,7 @@ class EvaluationReport:
             "parent": self.parent,
             "gate": self.gate.model_dump(mode="json"),
             "diagnosis": list(self.diagnosis),
+            "attempts": [dict(one) for one in self.attempts],
             "judge": self.judge,
             "figures": dict(self.figures),
             "dataset": {
@@ -92,6 +95,7 @@ class EvaluationReport:
                 f"<p>{escape(self.method)} from {escape(self.parent or 'the base')}.</p>",
                 *self._diagnosis(),
                 *self._gate(),
+                *self._attempts(),
                 *self._charts(),
                 *self._segments(),
                 *self._tasks(),
@@ -123,6 +127,23 @@ class EvaluationReport:
             for check in self.gate.checks
         ]
         yield table(("check", "value", "limit", "passed", "what"), rows)
+
+    def _attempts(self) -> Iterable[str]:
+        if len(self.attempts) < 2:
+            return
+        yield "<h2>Attempts</h2>"
+        names = list(self.attempts[0]["parameters"])
+        rows = [
+            (
+                one["attempt"],
+                one["chosen_by"],
+                *(one["parameters"][name] for name in names),
+                one["shortfall"],
+                ", ".join(one["failed"]) or "none",
+            )
+            for one in self.attempts
+        ]
+        yield table(("attempt", "chosen by", *names, "short by", "failed"), rows)
 
     def _charts(self) -> Iterable[str]:
         figures = self.figures

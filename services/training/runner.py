@@ -49,6 +49,7 @@ from shared.contracts.events.training import (
     TrainingMethod,
     TrainingRequested,
 )
+from shared.contracts.recipes import search_space
 from shared.kafka.log import EventLog, LogUnavailable
 from shared.kafka.user_keys import TextsLocked
 from shared.observability.events import Unavailable
@@ -292,11 +293,17 @@ class Runner:
                 method=manifest.method,
                 card=manifest.card,
                 refused=manifest.refused,
-                attempts=result.attempts,
+                tried=result.tried,
+                space=search_space(resolved.hyperparameters),
             )
             uri = await self._publisher.report(resolved, result, diagnosis, dataset, workspace)
             return rejected(
-                result.gate, result.figures, diagnosis, manifest.refused, report_uri=uri
+                result.gate,
+                result.figures,
+                diagnosis,
+                manifest.refused,
+                report_uri=uri,
+                attempt=result.attempt,
             )
         record = await self._publisher.publish(resolved, result, dataset, workspace)
         return succeeded(record)

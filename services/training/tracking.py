@@ -88,10 +88,11 @@ def run_of(
     job: TrainingRequested, outcome: JobOutcome, folder: Workspace, at_ms: int
 ) -> dict[str, Any]:
     """What is logged of a job, from its outcome and its attempts' folders."""
-    attempts = sorted(folder.folder.glob("attempt-*"))
+    attempts = folder.attempts()
     trained: dict[str, Any] = {}
-    if attempts and (attempts[-1] / "job.json").exists():
-        trained = json.loads((attempts[-1] / "job.json").read_bytes())
+    told = attempts[outcome.attempt - 1 :][:1] if outcome.attempt else attempts[-1:]
+    if told and (told[0] / "job.json").exists():
+        trained = json.loads((told[0] / "job.json").read_bytes())
     hyperparameters = _flat(cast("Mapping[str, Any]", trained.get("hyperparameters", {})))
     return {
         "experiment": f"ratchet/{job.model}",

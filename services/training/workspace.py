@@ -70,6 +70,11 @@ class Workspace:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def attempts(self) -> list[Path]:
+        """Folders of the attempts so far, the first one first."""
+        found = self.folder.glob("attempt-*")
+        return sorted(found, key=lambda path: int(path.name.removeprefix("attempt-")))
+
     def fresh(self, name: str) -> Path:
         """An empty folder of the job's."""
         path = self.folder / name

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast, get_args
 
 import yaml
@@ -179,6 +180,45 @@ HYPERPARAMETERS: dict[str, type[TrainerHyperparameters]] = {
     "reward": RewardHyperparameters,
 }
 """Each method's hyperparameters. Beside them a job may give the judge's, as `reward`."""
+
+
+@dataclass(frozen=True)
+class SearchRange:
+    """How far further attempts at a job may move a hyperparameter from the recipe's value."""
+
+    factor: float
+    """Up and down."""
+    low: float
+    high: float
+    """Bounds that only the recipe's own value may be beyond."""
+
+    def around(self, value: float) -> tuple[float, float]:
+        """The lowest and the highest value that may be tried where the recipe has this one."""
+        value = value or self.low
+        return (
+            min(value, max(value / self.factor, self.low)),
+            max(value, min(value * self.factor, self.high)),
+        )
+
+
+SEARCHED: dict[str, SearchRange] = {
+    "learning_rate": SearchRange(factor=8, low=1e-7, high=5e-3),
+    "epochs": SearchRange(factor=3, low=1, high=10),
+    "beta": SearchRange(factor=5, low=0.01, high=2),
+}
+"""What further attempts at a job may change, where its method has it. What a step up does to a model
+goes by the ratio, so all are searched by their logarithm. A factor of `epochs` is one of time, too.
+"""
+
+
+def search_space(recipe: TrainerHyperparameters) -> dict[str, tuple[float, float]]:
+    """By name, the lowest and the highest value that further attempts at a recipe may try."""
+    known = type(recipe).model_fields
+    return {
+        name: bounds.around(float(getattr(recipe, name)))
+        for name, bounds in SEARCHED.items()
+        if name in known
+    }
 
 
 ONLINE = ("grpo", "rloo", "ppo", "online_dpo")

@@ -32,6 +32,7 @@ from shared.contracts.recipes import (
 
 Stage = Literal[
     "fit",
+    "search",
     "reward",
     "proxy",
     "sft",
@@ -55,6 +56,8 @@ BUSY = 75
 GIVEN_UP = 65
 """A trainer's exit status where another start would end the same; why is in `failure.txt`."""
 FAILURE = "failure.txt"
+SEARCH_REQUEST = "request.json"
+"""What the stage `search` is asked."""
 
 
 class CannotTrain(Exception):
@@ -97,6 +100,25 @@ class TrainerJob(BaseModel):
     def trained(self) -> TrainerHyperparameters:
         """The method's hyperparameters."""
         return HYPERPARAMETERS[self.method].model_validate(self.hyperparameters)
+
+
+class SearchTrial(BaseModel):
+    """An attempt as the search hears of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    parameters: dict[str, float]
+    shortfall: float = Field(ge=0, description="how far the gate found it from passing")
+
+
+class SearchRequest(BaseModel):
+    """What the stage `search` is asked: the next values of some hyperparameters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    space: dict[str, tuple[float, float]] = Field(
+        description="lowest and highest value by name; searched by their logarithm"
+    )
+    trials: tuple[SearchTrial, ...]
+    seed: int = Field(ge=0, lt=2**32)
 
 
 class StageProgress(BaseModel):

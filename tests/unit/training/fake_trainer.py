@@ -3,7 +3,8 @@
 
 What it does is in `plan.json` above the jobs' folder: a list, one entry a start. An entry may say
 `exit` (a status), `hang`, `weights`, or `figures` and `logprobs` that win over those of a good
-candidate. Rows that do not fit are in `fit.json` there; that stage is no start.
+candidate. Rows that do not fit are in `fit.json` there; that stage is no start, and neither is a
+search, which takes the middle of what it is asked for.
 """
 
 from __future__ import annotations
@@ -64,6 +65,13 @@ def main(folder: Path) -> int:
     if job["stages"] == ["fit"]:
         fit = root / "fit.json"
         (folder / "fit.json").write_text(fit.read_text() if fit.exists() else '{"left_out": []}')
+        return 0
+    if job["stages"] == ["search"]:
+        asked = json.loads((folder / "request.json").read_text())
+        middle = {name: (low * high) ** 0.5 for name, (low, high) in asked["space"].items()}
+        (folder / "search.json").write_text(json.dumps({"parameters": middle}))
+        with (root / "searches.jsonl").open("a") as searches:
+            searches.write(json.dumps(asked) + "\n")
         return 0
     plan = json.loads((root / "plan.json").read_text())
     with (root / "starts.jsonl").open("a") as starts:

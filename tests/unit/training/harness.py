@@ -111,6 +111,12 @@ class TrainingHarness:
             return []
         return [json.loads(line)["attempt"] for line in path.read_text().splitlines()]
 
+    @property
+    def searches(self) -> list[dict[str, Any]]:
+        """What searches were asked."""
+        path = self.folder / "searches.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
     def trainer_job(self, job_id: str) -> dict[str, Any]:
         """What the trainer of a job's first attempt was told."""
         jobs = Workspace(self.folder / "state/training/jobs", job_id)

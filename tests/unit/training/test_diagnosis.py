@@ -5,10 +5,11 @@ from types import MappingProxyType
 
 import pytest
 
-from services.training.diagnosis import adjust, diagnose
+from services.training.adjustment import Direction, Tried, direction
+from services.training.diagnosis import diagnose
 from shared.contracts.events.training import TrainingMethod
 from shared.contracts.events.versions import GateCheck, GateResult
-from shared.contracts.recipes import DpoHyperparameters, SftHyperparameters
+from shared.contracts.recipes import DpoHyperparameters, SftHyperparameters, search_space
 
 DPO = DpoHyperparameters()
 CARD = {"counts": {"rows": 300, "prompts": 280}}
@@ -17,59 +18,6 @@ CARD = {"counts": {"rows": 300, "prompts": 280}}
 def refused(*names: str) -> GateResult:
     checks = tuple(GateCheck(name=name, passed=False, value=0.4, limit=1.0) for name in names)
     return GateResult(passed=False, checks=checks)
-
-
-@pytest.mark.parametrize("name", ["perplexity", "stop", "length_low", "length_high", "repetition"])
-def test_too_far_means_gentler(name: str) -> None:
-    better = adjust(DPO, refused(name, "win_rate"), {})
-    assert isinstance(better, DpoHyperparameters)
-    assert better.learning_rate < DPO.learning_rate
-    assert better.epochs < DPO.epochs
-    assert better.beta > DPO.beta
-
-
-def test_not_better_means_bolder() -> None:
-    better = adjust(DPO, refused("win_rate", "win_rate_low"), {"win_rate_high": 0.6})
-    assert isinstance(better, DpoHyperparameters)
-    assert better.learning_rate > DPO.learning_rate
-    assert better.epochs > DPO.epochs
-
-
-@pytest.mark.parametrize(
-    ("names", "figures"),
-    [
-        (("judge_data", "win_rate"), {}),
-        (("judge",), {}),
-        (("prompts",), {}),
-        (("heldout",), {}),
-        (("win_rate", "win_rate_low"), {"win_rate_high": 0.45}),
-    ],
-)
-def test_what_no_parameter_cures_is_not_tried_again(
-    names: tuple[str, ...], figures: dict[str, float]
-) -> None:
-    assert adjust(DPO, refused(*names), figures) is None
-
-
-def test_sft_can_only_be_gentler() -> None:
-    sft = SftHyperparameters()
-    better = adjust(sft, refused("perplexity"), {})
-    assert isinstance(better, SftHyperparameters)
-    assert better.learning_rate < sft.learning_rate
-
-
-def test_adjusted_parameters_stay_in_their_bounds() -> None:
-    bold: DpoHyperparameters | SftHyperparameters | None = DPO
-    gentle: DpoHyperparameters | SftHyperparameters | None = DPO
-    for _ in range(30):
-        assert bold is not None
-        assert gentle is not None
-        bold = adjust(bold, refused("win_rate"), {})
-        gentle = adjust(gentle, refused("stop"), {})
-    assert isinstance(bold, DpoHyperparameters)
-    assert isinstance(gentle, DpoHyperparameters)
-    DpoHyperparameters.model_validate(bold.model_dump())
-    DpoHyperparameters.model_validate(gentle.model_dump())
 
 
 def say(
@@ -87,7 +35,8 @@ def say(
         method=method,
         card=card,
         refused={"contradictory": contradictory, **left_out},
-        attempts=attempts,
+        tried=[Tried(DPO, "recipe", refused(*names))] * attempts,
+        space=search_space(DPO),
     )
     return "; ".join(found)
 
@@ -128,9 +77,7 @@ def test_a_model_that_hardly_moved_is_never_told_to_go_slower(
     assert "hardly moved the model (0.005 nats); raise learning_rate or epochs" in said
     assert "lower" not in said
     given = SftHyperparameters() if method is TrainingMethod.sft else DPO
-    better = adjust(given, refused(*names), {})
-    assert better is not None
-    assert better.learning_rate > given.learning_rate
+    assert direction(given, refused(*names), {}) is Direction.bolder
 
 
 def test_sft_has_words_of_its_own() -> None:
@@ -141,9 +88,7 @@ def test_sft_has_words_of_its_own() -> None:
     assert "beta" not in said
     endless = say("stop", method=TrainingMethod.sft)
     assert "not learnt to end its answers; raise epochs" in endless
-    better = adjust(SftHyperparameters(), refused("stop"), {})
-    assert better is not None
-    assert better.epochs > SftHyperparameters().epochs
+    assert direction(SftHyperparameters(), refused("stop"), {}) is Direction.bolder
 
 
 def test_what_was_not_trained_is_told_what_data_it_lacks_and_no_hyperparameter() -> None:
@@ -155,3 +100,26 @@ def test_what_was_not_trained_is_told_what_data_it_lacks_and_no_hyperparameter()
 
 def test_no_figures_point_to_no_hyperparameter() -> None:
     assert "hyperparameters:" not in say("perplexity", figures={"not_finite": 3.0})
+
+
+def test_each_attempt_is_told_with_its_parameters_and_the_nearest_one_is_named() -> None:
+    bold = DPO.model_copy(update={"learning_rate": 4.5e-4, "epochs": 4.5})
+    near = GateResult(
+        passed=False, checks=(GateCheck(name="win_rate", passed=False, value=0.5, limit=0.55),)
+    )
+    told = diagnose(
+        near,
+        {},
+        method=TrainingMethod.dpo,
+        card=CARD,
+        refused={},
+        tried=[Tried(DPO, "recipe", near), Tried(bold, "rule", refused("kl", "stop"))],
+        space=search_space(DPO),
+    )
+    assert told[0] == "not improved after 2 attempts"
+    assert told[-1] == (
+        "attempts: 1 by recipe (learning_rate 0.0003 epochs 3 beta 0.1) short by 0.09, "
+        "2 by rule (learning_rate 0.00045 epochs 4.5 beta 0.1) short by 1.20; "
+        "the checks above are of attempt 1, the nearest to passing"
+    )
+    assert not any(text.startswith("attempts: ") for text in say("win_rate").split("; "))

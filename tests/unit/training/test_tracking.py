@@ -48,6 +48,23 @@ async def test_a_job_is_handed_over_with_its_parameters_curves_figures_and_files
     assert counted(harness) == (1, 0)
 
 
+async def test_a_refused_job_is_handed_over_with_what_its_nearest_attempt_was_trained_with(
+    harness: TrainingHarness,
+) -> None:
+    harness.plan({"figures": {"wins": 105.0, "losses": 95.0}}, {"drift": {"kl": 3.0}})
+    outcome = await harness.run(request(), **tracked(harness, "exit 0"))
+    folder = Workspace(harness.folder / "state/training/jobs", "job")
+    told = json.loads((folder.folder / "tracking" / "run.json").read_bytes())
+    assert outcome.attempt == 1
+    assert (
+        told["params"]["learning_rate"]
+        == harness.trainer_job("job")["hyperparameters"]["learning_rate"]
+    )
+    assert [path.name for path in folder.attempts()] == ["attempt-1", "attempt-2"]
+    folder.attempt(10)
+    assert folder.attempts()[-1].name == "attempt-10"
+
+
 async def test_a_tracker_that_fails_is_counted_and_stops_nothing(harness: TrainingHarness) -> None:
     outcome = await harness.run(request(), **tracked(harness, "echo away >&2; exit 1"))
     assert outcome.phase is RunPhase.succeeded
