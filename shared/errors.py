@@ -4,6 +4,7 @@ RatchetError              status, code, title, detail, fields
 ├── Unauthenticated       shared.keys
 ├── Forbidden             shared.keys
 ├── BodyTooLarge …        shared.http.body
+├── NotScored             shared.http.reward_scores
 └── FeedbackError, RolloutError, InferenceError, RouterError: one base a service
 """
 

@@ -22,7 +22,6 @@ from services.feedback.read_model.api import QueryApi, query_router
 from services.feedback.read_model.queries import ReadModelQueries
 from services.feedback.read_model.schema import database_path
 from services.feedback.read_model.supervisor import ReadModelMetrics, ReadModelSupervisor
-from services.feedback.reward_scores import RewardScores
 from services.feedback.router_client import RouterClient, router_session
 from services.feedback.settings import FeedbackSettings
 from services.feedback.trace_limits import TraceLimits
@@ -39,6 +38,7 @@ from shared.garbage import spare_collector
 from shared.http.detector import detector_of
 from shared.http.local_guard import with_local_guard
 from shared.http.operations import OperationsApp
+from shared.http.reward_scores import RewardScores
 from shared.http.server import serve, stop_on_signals
 from shared.kafka.consumer import ConsumerLoop
 from shared.kafka.deadletters import DeadLetters

@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestServer
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from services.feedback import reward_scores, router_client
+from services.feedback import router_client
 from services.feedback.errors import RouterFailed
 from services.inference import engine
 from services.inference.errors import EngineUnavailable
@@ -23,6 +23,7 @@ from services.rollout.errors import EvidenceUnavailable
 from services.router import engine_connection, moderation_endpoint
 from services.router.filter_rules import FilterFindings
 from shared.contracts.events.base import Message
+from shared.http import reward_scores
 from shared.http.answers import AnswerTooLarge, read_answer, read_json
 
 ROOT = Path(__file__).parents[2]

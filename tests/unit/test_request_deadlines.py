@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from prometheus_client import CollectorRegistry, Counter
 
-from services.feedback import reward_scores, router_client
+from services.feedback import router_client
 from services.inference import engine
 from services.rollout import agents, prometheus
 from services.router import moderated, moderation_endpoint
@@ -28,7 +28,7 @@ from services.training import ai_opinion
 from shared.ai_judge import UnlabelledPair
 from shared.clock import SystemClock
 from shared.contracts.events.base import Message
-from shared.http import webhooks
+from shared.http import reward_scores, webhooks
 from shared.http.client import request_within
 from shared.keys import KeyRing
 from shared.quotas import Quotas, RateLimits, inference_limits

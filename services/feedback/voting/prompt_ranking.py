@@ -14,13 +14,14 @@ from dataclasses import dataclass
 import structlog
 
 from services.feedback.errors import FeedbackError
-from services.feedback.reward_scores import NotScored, RewardScores
 from services.feedback.router_client import Question, RouterClient, VersionUnavailable
 from services.feedback.voting.plan import QueuedPrompt, VotingPlan
 from services.feedback.voting.prompts import PromptQueue
 from shared.backoff import Backoff
 from shared.clock import Clock
 from shared.contracts.events.base import prompt_text
+from shared.errors import RatchetError
+from shared.http.reward_scores import NotScored, RewardScores
 from shared.information import AnsweredTwice, diversified
 
 log = structlog.get_logger(__name__)
@@ -73,7 +74,7 @@ class PromptRanking:
         while True:
             try:
                 log.info("voting.ranked", prompts=await self.rank())
-            except FeedbackError as error:
+            except RatchetError as error:
                 wait_s = backoff.next_s()
                 log.info("voting.not_ranked", error=str(error), retry_in_s=wait_s)
             else:
@@ -85,7 +86,8 @@ class PromptRanking:
         """Rank once; returns how many prompts were answered by both versions.
 
         Raises:
-            FeedbackError: no version is served, none answers, or nothing scores the answers.
+            FeedbackError: no version is served.
+            NotScored: none answers, or nothing scores the answers.
 
         """
         model, versions = self._compared()

@@ -9,11 +9,11 @@ import pytest
 from aiohttp import web
 
 from services.feedback.errors import NotFound
-from services.feedback.reward_scores import NotScored, RewardScores
 from services.feedback.router_client import RouterClient, router_session
 from services.feedback.voting.plan import VotingPlan
 from services.feedback.voting.prompt_ranking import RETRY_S, PromptRanking, RankingSchedule
 from services.feedback.voting.prompts import PromptQueue
+from shared.http.reward_scores import NotScored, RewardScores
 from shared.testing.clock import ManualClock
 from tests.support.feedback import answering
 

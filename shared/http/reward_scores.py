@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import aiohttp
 
-from services.feedback.errors import FeedbackError
 from shared.contracts.events.base import Message
+from shared.errors import RatchetError
 from shared.http.answers import read_json
 from shared.http.client import request_within
 
@@ -21,7 +21,7 @@ ScoredAnswer = tuple[Sequence[Message], str]
 """A conversation and an answer to it."""
 
 
-class NotScored(FeedbackError):
+class NotScored(RatchetError):
     """The inference service gave no scores."""
 
     status = 503
