@@ -40,7 +40,7 @@ class LearntRound:
     """Of each round since the parent was released, this one the last."""
     attempts: float
     failed: Sequence[str]
-    """Checks of the gate that refused the last attempt."""
+    """Checks of the gate that refused the attempt nearest to passing."""
     figures: Mapping[str, float]
     """Of the candidate's evaluation."""
     satisfaction: float

@@ -52,9 +52,9 @@ class JobResult:
     attempts: int
     figures: Mapping[str, float]
     failed: Sequence[str]
-    """Checks of the gate that refused the last candidate."""
+    """Checks of the gate that refused the attempt nearest to passing."""
     candidate: str
-    """Folder of the last attempt's adapter."""
+    """Folder of the adapter of the attempt that the outcome is of."""
     versions: Sequence[VersionRow]
     """All of `versions.v1` afterwards; a released version is the stable one."""
 
@@ -125,7 +125,8 @@ async def _do_job(
             redact=Redaction(),
         )
         outcome = await runner.run(job)
-        attempts = len(list(Workspace(runner.jobs, job.job_id).folder.glob("attempt-*")))
+        folder = Workspace(runner.jobs, job.job_id)
+        attempts = len(folder.attempts())
         if outcome.phase is RunPhase.failed or not attempts:
             raise RuntimeError(f"{job.job_id}: {outcome.message}")
         if outcome.version:
@@ -145,9 +146,7 @@ async def _do_job(
             attempts=attempts,
             figures=dict(outcome.metrics or {}),
             failed=[check.name for check in outcome.checks if not check.passed],
-            candidate=str(
-                Workspace(runner.jobs, job.job_id).attempt(attempts).resolve() / "adapter"
-            ),
+            candidate=str(folder.attempt(outcome.attempt or attempts).resolve() / "adapter"),
             versions=[(one.key, (one.value or b"").decode()) for one in log.all(VERSIONS)],
         )
     finally:

@@ -155,7 +155,7 @@ class Circle:
     def politeness(self, job_id: str) -> tuple[float, float]:
         """Means of the parent's and the candidate's answers in the evaluation."""
         jobs = Workspace(self.stack.run_dir / "data/training/training/jobs", job_id)
-        *_, attempt = sorted(jobs.folder.glob("attempt-*"))
+        *_, attempt = jobs.attempts()
         rows = read(attempt / "answers.jsonl")
         before, after = (
             statistics.fmean(politeness(row[arm]) for row in rows)
