@@ -99,6 +99,7 @@ def engine_of(
         engine_environment(settings, os.environ),
         address=(settings.engine_bind or host, port),
         healthy=client.healthy,
+        answers=client.answers,
         changed=wake.set,
         generations=generations,
         policy=LaunchTimings(settings.engine_start_timeout_s, settings.engine_unhealthy_after_s),

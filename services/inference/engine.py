@@ -19,6 +19,8 @@ from shared.http.client import request_within
 
 HEALTH_TIMEOUT_S = 10.0
 QUICK_TIMEOUT_S = 15.0
+FIRST_TIMEOUT_S = 60.0
+"""Of an engine's first token, for which some compile."""
 LOAD_TIMEOUT_S = 120.0
 FINGERPRINT_TIMEOUT_S = 300.0
 KEY_REFUSED = (401, 403)
@@ -98,6 +100,23 @@ class EngineClient:
                 await self._call("GET", "/v1/models", timeout_s=HEALTH_TIMEOUT_S)
         except (EngineRefused, EngineUnavailable):
             return False
+        return True
+
+    async def answers(self) -> bool:
+        """Whether the engine answers a chat completion of one token, be it with a refusal.
+
+        `/health` is well before any layer of the model has run: an engine without a kernel for the
+        model's sizes ends at its first request.
+        """
+        try:
+            served = await self.models()
+            hello = {"role": "user", "content": "Hello"}
+            body = {"model": served.base, "messages": [hello], "max_tokens": 1}
+            await self.generate(body, timeout_s=FIRST_TIMEOUT_S)
+        except EngineUnavailable:
+            return False
+        except EngineRefused:
+            return True
         return True
 
     async def models(self) -> ServedModels:

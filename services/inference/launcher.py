@@ -151,6 +151,7 @@ class Launcher:
         *,
         address: tuple[str, int],
         healthy: Callable[[], Awaitable[bool]],
+        answers: Callable[[], Awaitable[bool]],
         changed: Callable[[], None],
         generations: Path,
         policy: LaunchTimings,
@@ -159,7 +160,7 @@ class Launcher:
         drain: EngineDrain,
         log_path: Path | None = None,
     ) -> None:
-        """`healthy` asks the engine; `changed` is called after each change of `state`.
+        """`healthy` asks the engine, `answers` for a first token; `changed` hears of each `state`.
 
         `generations` is the file in which starts are counted.
         """
@@ -168,6 +169,7 @@ class Launcher:
         self._environment = environment
         self._address = address
         self._healthy = healthy
+        self._answers = answers
         self._changed = changed
         self._generations = generations
         self._policy = policy
@@ -261,12 +263,17 @@ class Launcher:
 
     async def _watch(self, process: asyncio.subprocess.Process, stop: asyncio.Event) -> str:
         began = last_well = self._clock.monotonic()
+        asked = False
         while not stop.is_set():
             self._beat = self._clock.monotonic()
             well = await self._healthy()
+            if well and not self.state.ready:
+                asked = True
+                well = await self._answered(process, stop)
             now = self._clock.monotonic()
             if process.returncode is not None:
-                self._set(ready=False, reason=f"exited with status {process.returncode}")
+                when = " at its first request" if asked and not self.state.ready else ""
+                self._set(ready=False, reason=f"exited with status {process.returncode}{when}")
                 return "exit"
             if self._asked:
                 self._set(ready=False, reason=f"restarting: {self._asked}")
@@ -294,6 +301,12 @@ class Launcher:
         if serving:
             await _first(process.wait(), self._drain.run(), self._drain.hurry.wait())
         return "asked"
+
+    async def _answered(self, process: asyncio.subprocess.Process, stop: asyncio.Event) -> bool:
+        """Whether the engine gave a first token; False where it, or all, ended meanwhile."""
+        answer = asyncio.ensure_future(self._answers())
+        await _first(answer, process.wait(), stop.wait())
+        return not answer.cancelled() and answer.result()
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None

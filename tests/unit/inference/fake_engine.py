@@ -6,6 +6,7 @@ launcher's. Standard library only, so that it starts at once.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -131,6 +132,8 @@ def main(port: int, mode: str, pids: Path) -> None:
     if mode == "never":
         time.sleep(600)
     with FakeEngine(port) as engine:
+        if mode == "dies at first":
+            engine.on_generate = lambda _: os._exit(4)
         if mode == "sickens":
             time.sleep(0.5)
             engine.healthy = False

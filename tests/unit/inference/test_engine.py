@@ -18,6 +18,7 @@ from services.inference.engine import (
 from services.inference.errors import EngineUnavailable
 from services.inference.launcher import engine_command, engine_environment
 from services.inference.settings import InferenceSettings
+from tests.unit.inference.fake_engine import FakeEngine
 
 METRICS = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -92,3 +93,20 @@ async def test_an_engine_that_drains_is_away_and_refuses_no_request_for_good() -
         client = EngineClient(session, str(server.make_url("")).rstrip("/"))
         with pytest.raises(EngineUnavailable, match="takes no new requests"):
             await client.generate({}, timeout_s=60)
+
+
+@pytest.mark.parametrize("refusals", [0, 1])
+async def test_a_refusal_is_an_answer(refusals: int) -> None:
+    """A base without a chat template refuses the request, and serves all the same."""
+    async with aiohttp.ClientSession() as session:
+        with FakeEngine() as engine:
+            engine.fail_generations = refusals
+            assert await EngineClient(session, engine.url).answers()
+            assert ("completions", "base") in engine.calls
+
+
+async def test_an_engine_that_is_gone_does_not_answer() -> None:
+    with FakeEngine() as engine:
+        url = engine.url
+    async with aiohttp.ClientSession() as session:
+        assert not await EngineClient(session, url).answers()

@@ -88,6 +88,7 @@ class LauncherHarness:
             dict(os.environ),
             address=("127.0.0.1", self.port),
             healthy=client.healthy,
+            answers=client.answers,
             changed=self._hear,
             generations=self.folder / "generation",
             policy=policy,
@@ -177,6 +178,16 @@ async def test_dying_engine_is_started_again_with_a_new_generation(
         "starting again: ended by itself 2 times in a row; last: exited with status 3",
     ]
     assert not any(map(alive, harness.children()[:2]))
+
+
+async def test_an_engine_that_dies_at_its_first_request_is_never_ready(
+    harness: LauncherHarness,
+) -> None:
+    """Its health check is well: no layer of the model has run by then."""
+    launcher = harness.start("dies at first")
+    await harness.reaches(lambda: launcher.state.generation >= 3, "two restarts")
+    assert (False, "exited with status 4 at its first request") in harness.heard
+    assert not any(ready for ready, _ in harness.heard)
 
 
 async def test_engine_that_never_answers_is_given_up(harness: LauncherHarness) -> None:
