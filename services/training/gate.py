@@ -78,13 +78,7 @@ def derive(figures: Mapping[str, float]) -> dict[str, float]:
     the one published before, where there is one.
     """
     known = dict(figures)
-    outcomes = [known.get(name) for name in ("wins", "ties", "losses")]
-    judged = 0.0 if None in outcomes else sum(value or 0.0 for value in outcomes)
-    if judged:
-        won = known["wins"] + known["ties"] / 2
-        low, high = wilson(won, judged)
-        known |= {"win_rate": won / judged, "win_rate_low": low, "win_rate_high": high}
-        known["judged"] = judged
+    known |= _win_rates(known)
     known |= _ai_rates(known)
     agreed, tested = known.get("judge_agreed"), known.get("judge_tested", 0.0)
     if predecessor_judges(known):
@@ -107,6 +101,21 @@ def derive(figures: Mapping[str, float]) -> dict[str, float]:
         if parent and candidate is not None:
             known[f"{name}_ratio"] = candidate / parent
     return known
+
+
+def _win_rates(known: Mapping[str, float]) -> dict[str, float]:
+    """Win rates against the parent and the chain's first version, with 95 % intervals."""
+    found: dict[str, float] = {}
+    for over in ("", "first_"):
+        outcomes = [known.get(f"{over}{name}") for name in ("wins", "ties", "losses")]
+        judged = 0.0 if None in outcomes else sum(value or 0.0 for value in outcomes)
+        if judged:
+            won = known[f"{over}wins"] + known[f"{over}ties"] / 2
+            low, high = wilson(won, judged)
+            rate = f"{over}win_rate"
+            found |= {rate: won / judged, f"{rate}_low": low, f"{rate}_high": high}
+            found |= {} if over else {"judged": judged}
+    return found
 
 
 def _ai_rates(known: Mapping[str, float]) -> dict[str, float]:

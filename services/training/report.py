@@ -19,6 +19,8 @@ MAX_SHOWN = 300
 """Characters of a sample's text that are shown."""
 MAX_ROWS = 20
 """Rows left out, and items lost, that are shown one by one."""
+INTERVALS = ("win_rate", "first_win_rate", "judge_accuracy", "ai_win_rate", "ai_agreement")
+"""Rates that are drawn with their bounds; `first_` is against the chain's first version."""
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: .5rem 0 } td, th { padding: .15rem .6rem; text-align: left;
@@ -155,7 +157,7 @@ class EvaluationReport:
             yield shares("the judge's choice on held-out prompts", outcomes)
         spans = [
             (name, figures[f"{name}_low"], figures[name], figures[f"{name}_high"])
-            for name in ("win_rate", "judge_accuracy", "ai_win_rate", "ai_agreement")
+            for name in INTERVALS
             if {name, f"{name}_low", f"{name}_high"} <= figures.keys()
         ]
         if spans:
@@ -222,7 +224,8 @@ class EvaluationReport:
             yield f"<blockquote>{_shown(_last(sample))}</blockquote>"
             rows = [
                 (arm, sample.get(f"{arm}_score"), _clip(str(sample[arm])))
-                for arm in ("parent", "candidate")
+                for arm in ("first", "parent", "candidate")
+                if arm in sample
             ]
             yield table(("arm", "score", "answer"), rows)
 

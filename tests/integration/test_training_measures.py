@@ -224,5 +224,22 @@ def test_a_judge_that_agrees_with_fewer_votes_than_its_predecessor_does_not_judg
     assert again["judge"] == "again"
 
 
+def test_the_win_rate_over_the_chain_s_first_version_is_measured_beside_the_parent_s(
+    measured: dict[str, Any],
+) -> None:
+    """The candidate is the first version again, so all its answers are equal to that one's."""
+    known, parent, gone = (measured["over_the_first"][name] for name in ("known", "parent", "gone"))
+    assert (known["first_wins"], known["first_ties"], known["first_losses"]) == (0, 12, 0)
+    assert known["wins"] + known["losses"] > 0
+    assert "first_score" in known["arms"]
+    outcomes = ("wins", "ties", "losses", "reward_gain")
+    assert [parent[f"first_{name}"] for name in outcomes] == [known[name] for name in outcomes]
+    assert "first" not in parent["arms"], "nothing is asked of it twice"
+    assert not [name for name in gone if name.startswith("first_")]
+    assert [gone[name] for name in outcomes] == [known[name] for name in outcomes]
+    steps = [found["steps"] for found in (known, parent, gone)]
+    assert all(done == total for done, total in steps)
+
+
 def test_a_diverged_judge_says_nothing(measured: dict[str, Any]) -> None:
     assert set(measured["diverged"].values()) == {"nan"}

@@ -30,6 +30,7 @@ from services.training.trainers.models import (
     lora,
     padded,
     prompt_ids,
+    set_seeds,
 )
 from services.training.trainers.rows import row_files
 from services.training.trainers.run import do
@@ -357,6 +358,7 @@ def judging(folder: Path, base: str, rng: random.Random) -> dict[str, Any]:
         for row in [*files["judge"], *files["heldout"]]
     ]
     verdict = evaluate._verdict(asked, tokenizer, judge / "adapter", rows, lambda _: None)
+    first = over_the_first(folder / "chain", asked)
     evaluate.score = lambda *_: [math.nan] * len(rows)
     diverged = evaluate._verdict(asked, tokenizer, judge / "adapter", rows, lambda _: None)
     return {
@@ -371,8 +373,48 @@ def judging(folder: Path, base: str, rng: random.Random) -> dict[str, Any]:
         "judge_scores": reward.score(trained, tokenizer, read, lambda _: None),
         "judge_scores_reference": plain,
         "verdict": verdict,
+        "over_the_first": first,
         "diverged": {name: str(value) for name, value in diverged.items()},
     }
+
+
+def over_the_first(folder: Path, judged: job.TrainerJob) -> dict[str, Any]:
+    """The evaluation of a candidate that is its chain's first version again, by what is known of that."""
+    adapters = {
+        name: an_adapter(folder / name, judged.base, seed) for seed, name in enumerate("ab")
+    }
+    attempt = folder / "attempt"
+    an_adapter(attempt / "adapter", judged.base, 0)
+    asked = judged.model_copy(
+        update={
+            "parent_adapter": str(adapters["b"]),
+            "evaluation": EvaluationSettings(max_new_tokens=8),
+        }
+    )
+    prompts = [{"messages": turn(f"prompt {number}")} for number in range(12)]
+    job.write_rows(Path(asked.data) / "prompts.jsonl", prompts)
+    found: dict[str, Any] = {}
+    for name, first in {"known": adapters["a"], "parent": adapters["b"], "gone": ""}.items():
+        chain = asked.model_copy(update={"first_adapter": str(first)})
+        figures = evaluate.run(chain, attempt, job.Progress(attempt))
+        rows = job.read_rows(attempt / "answers.jsonl")
+        found[name] = figures | {"arms": sorted({*rows[0]} - {"messages"})}
+        last = job.read_rows(attempt / "progress.jsonl")[-1]
+        found[name]["steps"] = (last["done"], last["total"])
+    (Path(asked.data) / "prompts.jsonl").unlink()
+    return found
+
+
+def an_adapter(folder: Path, base: str, seed: int) -> Path:
+    """An adapter that answers otherwise than the base and than one of another seed."""
+    set_seeds(seed)
+    model = get_peft_model(load_base(base), lora(LoraHyperparameters(rank=4), task="CAUSAL_LM"))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.2)
+    model.save_pretrained(str(folder))
+    return folder
 
 
 def judging_beside_a_predecessor(folder: Path, base: str, rng: random.Random) -> dict[str, Any]:

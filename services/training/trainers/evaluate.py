@@ -1,6 +1,6 @@
-"""Evaluation against the parent on held-out prompts: win rate, perplexity, length, stopping.
+"""Evaluation on held-out prompts: win rate, perplexity, length and stopping, against the parent.
 
-Only measures; what the figures mean for a release is the service's gate.
+Of a longer chain the win rate over its first version, too. Only measures; what the figures mean for a release is the service's gate.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ LOGITS = 2**27
 883 positions at a time."""
 
 READING = "reading held-out answers"
+OUTCOMES = ("wins", "ties", "losses", "reward_gain")
 
 Note = Callable[[int], None]
 """Hears how many steps were done."""
@@ -77,7 +78,8 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
 
     Figures are named `<arm>_perplexity` (on `perplexity_rows` rows), `<arm>_length` (mean tokens),
     `<arm>_stop_share`, `<arm>_repetition`, and, with a judge, `wins`, `ties`, `losses` of the
-    candidate.
+    candidate, and its mean `reward_gain`; `first_wins` and so on are those against the chain's
+    first version, left out where its adapter is not there.
     """
     data = Path(job.data)
     tokenizer = load_tokenizer(job.base)
@@ -89,7 +91,12 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     )
     judge = judge_adapter(job)
     counts = {"prompts": len(prompts), "heldout": len(heldout), "perplexity_rows": len(near)}
-    total = 2 * (len(prompts) * (1 if judge is None else 2) + counts["perplexity_rows"]) + 1
+    folders = {"parent": job.parent_adapter, "candidate": str(folder / "adapter")}
+    judged = dict(folders) if prompts and judge is not None else {}
+    if judged and job.first_adapter not in ("", job.parent_adapter):
+        judged["first"] = job.first_adapter
+    asked = folders | judged
+    total = len(prompts) * (len(asked) + len(judged)) + 2 * counts["perplexity_rows"] + 1
     done = 0
 
     def note(count: int) -> None:
@@ -97,26 +104,25 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
         done += count
         progress.report("evaluate", done, total)
 
-    folders = {"parent": job.parent_adapter, "candidate": str(folder / "adapter")}
     arms: dict[str, Answers] = {}
-    for arm, adapter in folders.items():
+    for arm, adapter in asked.items():
         model = load_base(job.base)
         if adapter:
             model = load_adapter(model, adapter, trainable=False).merge_and_unload()
         model.eval()
-        read = progress.counted("evaluate", READING, near, counts["perplexity_rows"])
+        near_parent = near if arm in folders else ()
+        read = progress.counted("evaluate", READING, near_parent, counts["perplexity_rows"])
         arms[arm] = answers(job, model, tokenizer, prompts, read, note)
-    figures = {
-        f"{arm}_{name}": value for arm, said in arms.items() for name, value in _manners(said)
-    }
+    figures = {f"{arm}_{name}": value for arm in folders for name, value in _manners(arms[arm])}
     rows = [
-        {**prompt, "parent": old, "candidate": new}
-        for prompt, old, new in zip(
-            prompts, arms["parent"].texts, arms["candidate"].texts, strict=True
-        )
+        {**prompt, **{arm: arms[arm].texts[number] for arm in asked}}
+        for number, prompt in enumerate(prompts)
     ]
-    if prompts and judge is not None:
-        figures |= _verdict(job, tokenizer, judge, rows, note)
+    if judge is not None and judged:
+        figures |= _verdict(job, tokenizer, judge, rows, note, tuple(judged))
+    if "first" not in judged and (job.first_adapter or not job.parent_adapter):
+        # The parent is the first version itself.
+        figures |= {f"first_{name}": figures[name] for name in OUTCOMES if name in figures}
     write_rows(folder / "answers.jsonl", rows)
     progress.report("evaluate", total, total)
     return figures | {name: float(count) for name, count in counts.items()}
@@ -248,23 +254,46 @@ def repetition(text: str) -> float:
 
 
 def _verdict(
-    job: TrainerJob, tokenizer: Any, adapter: Path, rows: list[dict[str, Any]], note: Note
+    job: TrainerJob,
+    tokenizer: Any,
+    adapter: Path,
+    rows: list[dict[str, Any]],
+    note: Note,
+    arms: Sequence[str] = ("parent", "candidate"),
 ) -> dict[str, float]:
-    """Who wins; answers that read the same to the judge are ties. NaN of a diverged judge."""
+    """Who wins by the judge, and by how much; each row gets `<arm>_score`.
+
+    Against the parent as `wins`, `ties`, `losses` and `reward_gain`, against the arm `first`, where
+    there is one, as `first_wins` and so on.
+    """
     judge = load_scorer(job, tokenizer, adapter)
     read: dict[str, list[list[int]]] = {}
-    for arm in ("parent", "candidate"):
+    for arm in arms:
         read[arm] = [judged_ids(job, tokenizer, row, row[arm]) for row in rows]
         for row, value in zip(rows, score(judge, tokenizer, read[arm], note), strict=True):
             row[f"{arm}_score"] = value
-    gains = [row["candidate_score"] - row["parent_score"] for row in rows]
+    found: dict[str, float] = {}
+    for arm in arms:
+        if arm != "candidate":
+            gains = [row["candidate_score"] - row[f"{arm}_score"] for row in rows]
+            tied = [old == new for old, new in zip(read[arm], read["candidate"], strict=True)]
+            prefix = "" if arm == "parent" else f"{arm}_"
+            outcomes = _outcomes(gains, tied).items()
+            found |= {f"{prefix}{name}": value for name, value in outcomes}
+    return found
+
+
+def _outcomes(gains: Sequence[float], tied: Sequence[bool]) -> dict[str, float]:
+    """Counts of wins, ties and losses and the mean gain; NaN of a diverged judge.
+
+    Answers that read the same to the judge are ties.
+    """
     if not all(map(math.isfinite, gains)):
-        return dict.fromkeys(("wins", "ties", "losses", "reward_gain"), math.nan)
-    tied = [old == new for old, new in zip(read["parent"], read["candidate"], strict=True)]
+        return dict.fromkeys(OUTCOMES, math.nan)
     wins = sum(gain > 0 for gain, same in zip(gains, tied, strict=True) if not same)
     return {
         "wins": float(wins),
         "ties": float(sum(tied)),
-        "losses": float(len(rows) - wins - sum(tied)),
+        "losses": float(len(gains) - wins - sum(tied)),
         "reward_gain": sum(gains) / len(gains),
     }

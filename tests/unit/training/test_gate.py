@@ -87,6 +87,17 @@ def test_wilson_is_the_one_of_the_textbooks(won: int, n: int) -> None:
     assert wilson(won, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
+def test_the_win_rate_over_the_chain_s_first_version_has_its_interval_and_decides_nothing() -> None:
+    lost = {"first_wins": 20.0, "first_ties": 10.0, "first_losses": 70.0}
+    known = derive(GOOD | lost)
+    low, high = wilson(25, 100)
+    names = ("first_win_rate", "first_win_rate_low", "first_win_rate_high")
+    assert [known[name] for name in names] == pytest.approx([0.25, low, high])
+    assert known["win_rate"] == derive(GOOD)["win_rate"]
+    assert judge_gate(TrainingMethod.dpo, known, LIMITS).passed
+    assert "first_win_rate" not in derive(GOOD)
+
+
 def test_a_better_candidate_passes() -> None:
     gate = judge_gate(TrainingMethod.dpo, derive(GOOD), LIMITS)
     assert gate.passed

@@ -85,6 +85,17 @@ def test_a_refused_candidate_s_page_begins_with_what_happened_and_what_to_do() -
     assert "what to do" not in REPORT.html(), "nothing is to be done of one that passed"
 
 
+def test_the_win_rate_over_the_first_version_is_drawn_and_its_answer_stands_beside() -> None:
+    first = {"first_win_rate": 0.8, "first_win_rate_low": 0.6, "first_win_rate_high": 0.9}
+    (sample,) = REPORT.samples
+    samples = [{**sample, "first": "its first words", "first_score": -0.5}]
+    page = replace(REPORT, figures={**REPORT.figures, **first}, samples=samples).html()
+    drawn = page.partition("95 % intervals")[2].partition("</svg>")[0]
+    assert "first_win_rate" in drawn
+    assert "its first words" in page
+    assert "first_win_rate" not in REPORT.html()
+
+
 def test_the_losses_of_each_stage_are_drawn() -> None:
     drawn = replace(REPORT, losses={"reward": [(1, 0.7), (2, 0.5)], "dpo": [(1, 0.6)]})
     assert "loss of reward by step" in drawn.html()
