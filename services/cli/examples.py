@@ -24,6 +24,7 @@ EXAMPLES = {
     "versions register": "versions register assistant-calm --adapter-of assistant-v1.0 --temperature 0.2 "
     '--reason "calmer answers"',
     "versions evaluate": 'versions evaluate assistant-calm --reason "before the first user"',
+    "versions retire": 'versions retire assistant-v1.1 --reason "its data were withdrawn"',
     "versions trajectory": "versions trajectory --html trajectory.html",
     "versions diff": "versions diff assistant-v1.0 assistant-v1.1",
     "versions rebuild": "versions rebuild assistant-v1.1",

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from services.cli.http import ask, listing, segment
+from services.cli.identity import OnBehalfOf, Why, who
 from services.cli.options import DEFAULT_MODEL, Model
 from services.cli.output import AsJson, print_json, print_known, print_table
 from services.cli.record_tables import print_checks, print_figures
@@ -23,14 +24,24 @@ SHOWN_APART = frozenset({"version", "record", "metrics", "gate_overridden_by"})
 CARD_FIELDS = frozenset({"card", "rules", "splits"})
 """What `ratchet dataset show` and the console have of a version's dataset."""
 VERSION_FIELDS = (
-    *("state", "reason", "waits_for", "gate", "gain", "deployments", "moved_at", "rollout"),
+    *(
+        "state",
+        "reason",
+        "retired_by",
+        "waits_for",
+        "gate",
+        "gain",
+        "deployments",
+        "moved_at",
+        "rollout",
+    ),
     *("model", "method", "parent", "base", "created_at", "rebases", "evaluated", "evaluation"),
     *("record.reason", "settings", "dataset", "erased_rows", "tenants", "hyperparameters", "seed"),
 )
 """Fields of a version in the order of `ratchet versions show`."""
 
 app = typer.Typer(
-    help="List versions, register, evaluate, compare, rebuild, rebase and export them."
+    help="List versions, register, evaluate, compare, rebuild, rebase, export and retire them."
 )
 app.command("register")(register_version)
 app.command("evaluate")(evaluate_version)
@@ -43,7 +54,7 @@ app.command("export")(export_version)
 
 @app.callback(invoke_without_command=True)
 def versions(context: typer.Context) -> None:
-    """List versions, register, evaluate, compare, rebuild, rebase and export them."""
+    """List versions, register, evaluate, compare, rebuild, rebase, export and retire them."""
     if context.invoked_subcommand is None:
         list_versions()
 
@@ -99,6 +110,20 @@ def show(
     print_known(version, shown, order=VERSION_FIELDS, awaited=_awaited(data))
     print_checks(gate.get("checks", []))
     print_figures(figures)
+
+
+@app.command()
+def retire(
+    version: Annotated[str, typer.Argument(help="A version without traffic.")],
+    reason: Why,
+    *,
+    on_behalf_of: OnBehalfOf = "",
+) -> None:
+    """Take a version out of the engines and the queue; ratchet rollout start brings it back."""
+    body = {"on_behalf_of": on_behalf_of or who(), "reason": reason}
+    path = f"/v1/versions/{segment(version)}/retire"
+    data = ask(load_settings(), "rollout", "POST", path, body=body)
+    typer.echo(f"{version}: {data['state']}")
 
 
 @app.command()

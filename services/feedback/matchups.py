@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from shared.contracts.events.versions import Lifecycle
 from shared.ranking.gains import gains
 from shared.registry.routing import RoutingState
 from shared.registry.versions import Version
@@ -50,9 +49,7 @@ def opponents(state: RoutingState, versions: Iterable[Version]) -> tuple[str, st
     retired = [
         version
         for version in versions
-        if version.record.model == state.model
-        and version.state is not None
-        and version.lifecycle is Lifecycle.retired
+        if version.record.model == state.model and version.is_way_back
     ]
     if not retired:
         return state.stable, state.stable

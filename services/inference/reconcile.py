@@ -105,7 +105,7 @@ def wanted_versions(
 
     Stable, canary and shadow versions, then references of holdouts, then the registered ones of a model without a stable
     version, as one becomes stable only after an engine has verified it, then each model's most
-    recently retired one (the way back), then the other registered ones of settings, which are
+    recently retired one (the way back) but for those retired by hand, then the other registered ones of settings, which are
     evaluated before their rollout. Versions that no gate released are never among them.
     `limit` bounds their adapters; a version that serves the base alone takes no place, nor does one
     that is not `of_this_base`, whose adapter is never loaded.
@@ -127,7 +127,7 @@ def wanted_versions(
     ]
     retired: dict[str, Version] = {}
     for version in ours:
-        if version.lifecycle is Lifecycle.retired:
+        if version.is_way_back:
             last = retired.get(version.record.model)
             if last is None or _since(version) >= _since(last):
                 retired[version.record.model] = version

@@ -257,6 +257,7 @@ class VersionView(BaseModel):
     state: Lifecycle
     rollout: str
     reason: str
+    retired_by: str = Field(description="key of who retired it by hand; empty: nobody did")
     waits_for: str = Field(description="why a person must start it; empty: nothing")
     tenants: dict[str, int] = Field(description="rows of its data by tenant")
     released: bool

@@ -40,6 +40,7 @@ from services.rollout.requests import (
     CommandRequest,
     ExplainRequest,
     HoldoutRequest,
+    RetireRequest,
     StartRequest,
 )
 from services.rollout.strategy import Strategy, parse, read
@@ -327,6 +328,15 @@ class RolloutApi:
     async def evaluate(self, name: str, body: EvaluateRequest, key: ApiKey) -> dict[str, Any]:
         """See EvaluateRequest."""
         return await self._evaluations.begin(name, body, key.key_id)
+
+    async def retire(self, name: str, body: RetireRequest, key: ApiKey) -> dict[str, Any]:
+        """See RetireRequest."""
+        await self._settle(
+            lambda: self._controller.retire(
+                name, actor=key.key_id, on_behalf_of=body.on_behalf_of, reason=body.reason
+            )
+        )
+        return self.version(name)
 
     def versions(self, model: str, scope: OperatorScope) -> list[dict[str, Any]]:
         """Versions in a key's scope, in order of registration."""

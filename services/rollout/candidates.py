@@ -10,7 +10,7 @@ from services.rollout.decision_log import DecisionLog
 from services.rollout.errors import Conflict, NotAllowed, Unknown
 from services.rollout.strategy import Strategy
 from shared.contracts.events.versions import Lifecycle, SettingsRecord
-from shared.registry.versions import Registry
+from shared.registry.versions import Registry, Version
 from shared.validation import field_refusal
 
 log = structlog.get_logger(__name__)
@@ -138,6 +138,34 @@ class Candidates:
                     "approver's key say one_tenant: true (`ratchet rollout start --one-tenant`)",
                 )
         return found
+
+    def retirable(self, name: str) -> Version:
+        """A version that a person may take out of the engines and of the queue.
+
+        Raises:
+            RolloutError: it is unknown, it gets traffic, or it was rejected.
+
+        """
+        version = self._registry.get(name)
+        if version is None:
+            raise field_refusal(
+                Unknown, "version", f"{name} is no version", "GET /v1/versions lists them"
+            )
+        routing = self._decision_log.routing.get(version.record.model)
+        unfinished = self._decision_log.unfinished_of(version.record.model)
+        if routing is not None and routing.stable == name:
+            rule, remedy = f"{name} is stable", "roll out another version first"
+        elif unfinished is not None and unfinished.state.candidate == name:
+            rule = f"{name} is in the unfinished rollout {unfinished.state.rollout_id}"
+            remedy = "abort that (`ratchet rollout abort`)"
+        elif routing is not None and routing.reference == name:
+            rule = f"{name} is the reference of the holdout"
+            remedy = "end that first (`ratchet rollout holdout clear`)"
+        elif version.lifecycle is Lifecycle.rejected:
+            rule, remedy = f"{name} was rejected", "nothing serves it, so there is nothing to do"
+        else:
+            return version
+        raise field_refusal(Conflict, "version", rule, remedy)
 
     def check(self, model: str, candidate: str, *, again: bool) -> str:
         """The stable version that a candidate may be rolled out against.

@@ -300,6 +300,19 @@ class Controller:
                 routing, share, reference, actor=actor, on_behalf_of=on_behalf_of, reason=reason
             )
 
+    async def retire(self, version: str, *, actor: str, on_behalf_of: str, reason: str) -> None:
+        """Take a version out of the engines and of the queue, until somebody starts a rollout of it.
+
+        Raises:
+            RolloutError: it is unknown, gets traffic or was rejected.
+
+        """
+        self._must_lead()
+        async with self._turn:
+            self._must_lead()
+            known = self._candidates.retirable(version)
+            await self._effects.retire(known, actor=actor, on_behalf_of=on_behalf_of, reason=reason)
+
     def waits_for(self, version: str) -> str:
         """Whom a version's first rollout waits for, and why; empty where it may begin."""
         majority = self._candidates.one_tenants(version)

@@ -10,12 +10,12 @@ from services.rollout.decision_log import DecisionLog
 from services.rollout.leadership import Leadership
 from shared.clock import Clock
 from shared.contracts.events.rollouts import Decision, DecisionKind
-from shared.contracts.events.versions import VersionState, state_key
+from shared.contracts.events.versions import Lifecycle, VersionState, state_key
 from shared.contracts.topics import VERSIONS
 from shared.kafka.log import LogUnavailable
 from shared.observability.events import Unavailable
 from shared.registry.routing import RoutingState
-from shared.registry.versions import Registry
+from shared.registry.versions import Registry, Version
 from shared.registry.view import RoutingView
 
 log = structlog.get_logger(__name__)
@@ -75,16 +75,31 @@ class Effects:
                     token=self._decision_log.token,
                     at=self._clock.now(),
                 )
-                key = state_key(change.version)
-                await self._leadership.append(
-                    VERSIONS,
-                    key,
-                    state,
-                    f"{state.token}:{change.version}:{change.state}:{change.holdout:d}",
+                await self._append(
+                    state, f"{state.token}:{change.version}:{change.state}:{change.holdout:d}"
                 )
-                # The follower brings it again; until then it must not be written twice.
-                self._registry.apply(key, state.to_json())
-                log.info("version.moved", version=change.version, state=change.state.value)
+
+    async def retire(self, version: Version, *, actor: str, on_behalf_of: str, reason: str) -> None:
+        """Write a person's word that a version is retired.
+
+        Raises:
+            LogUnavailable: it was not acknowledged.
+
+        """
+        before, now = version.state, self._clock.now()
+        state = VersionState(
+            version=version.record.version,
+            model=version.record.model,
+            state=Lifecycle.retired,
+            rollout=before.rollout if before else "",
+            reason=reason,
+            gain=before.gain if before else None,
+            actor=actor,
+            on_behalf_of=on_behalf_of,
+            token=self._decision_log.token,
+            at=now,
+        )
+        await self._append(state, f"{state.token}:{state.version}:retired:{now.isoformat()}")
 
     async def refresh(self) -> None:
         """Put every routing state to Redis again when it is time to."""
@@ -94,6 +109,13 @@ class Effects:
         self._view_at = now
         for state in self._decision_log.routing.models():
             await self._put(state)
+
+    async def _append(self, state: VersionState, event_id: str) -> None:
+        key = state_key(state.version)
+        await self._leadership.append(VERSIONS, key, state, event_id)
+        # The follower brings it again; until then it must not be written twice.
+        self._registry.apply(key, state.to_json())
+        log.info("version.moved", version=state.version, state=state.state.value, actor=state.actor)
 
     def forget(self) -> None:
         """Have the next `refresh` put everything, whenever the last one was."""

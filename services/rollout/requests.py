@@ -60,6 +60,14 @@ class CommandRequest(BaseModel):
     full: bool = Field(default=False, description="promote: make the candidate stable at once")
 
 
+class RetireRequest(BaseModel):
+    """Take a version out of the engines and of the queue, until somebody starts it."""
+
+    model_config = ConfigDict(extra="forbid")
+    on_behalf_of: OptionalIdentifier = ""
+    reason: Annotated[str, Field(min_length=1, max_length=1000)]
+
+
 class HoldoutRequest(BaseModel):
     """Keep a share of a model's users on its reference version, for as long as it is set."""
 

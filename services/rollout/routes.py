@@ -22,6 +22,7 @@ from services.rollout.requests import (
     CommandRequest,
     ExplainRequest,
     HoldoutRequest,
+    RetireRequest,
     StartRequest,
 )
 from services.rollout.strategy import json_schema
@@ -156,6 +157,14 @@ def _strategies_and_versions(api: RolloutApi, access: Access) -> APIRouter:
     )
     async def evaluate(request: Request, version: str, body: EvaluateRequest) -> dict[str, Any]:
         return await api.evaluate(version, body, key_of(request))
+
+    @router.post(
+        "/versions/{version:path}/retire",
+        dependencies=of_version,
+        **answers(said.WholeVersion),
+    )
+    async def retire(request: Request, version: str, body: RetireRequest) -> dict[str, Any]:
+        return await api.retire(version, body, key_of(request))
 
     @router.get("/versions/gain", dependencies=of_query, **answers(said.GainList))
     async def gains(model: str) -> dict[str, Any]:

@@ -182,6 +182,7 @@ def version_view(
     """One version with when it got traffic, and why a person must start it; `whole`: its record."""
     record, state = version.record, version.state
     trained = record if isinstance(record, VersionRecord) else None
+    waiting = not deployments and not (state and state.actor)
     view: dict[str, Any] = {
         "version": record.version,
         "model": record.model,
@@ -192,7 +193,8 @@ def version_view(
         "state": version.lifecycle.value,
         "rollout": state.rollout if state else "",
         "reason": state.reason if state else "",
-        "waits_for": waits_for if record.gate.released and not deployments else "",
+        "retired_by": state.actor if state else "",
+        "waits_for": waits_for if record.gate.released and waiting else "",
         "tenants": trained.dataset.tenants if trained else {},
         "released": record.gate.released,
         "evaluated": version.evaluation.gate.passed if version.evaluation else None,

@@ -42,6 +42,11 @@ class Version(BaseModel):
         """The version's state; `registered` until the rollout service writes another."""
         return self.state.state if self.state else Lifecycle.registered
 
+    @property
+    def is_way_back(self) -> bool:
+        """Whether it was stable before, and nobody retired it by hand since."""
+        return self.lifecycle is Lifecycle.retired and not (self.state and self.state.actor)
+
 
 class Registry:
     """The fold of `versions.v1`. Feed it every record in log order."""

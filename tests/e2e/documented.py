@@ -75,6 +75,7 @@ NOT_RUN = {
     "ratchet feedback prioritise": "needs a reward model; test_prioritise.py ranks by one",
     "ratchet train": "trains for minutes; tests/e2e/test_readme.py and test_learning.py train",
     "ratchet train cancel": "needs a job under way; test_training_log.py cancels one",
+    "ratchet versions retire": "needs a version that waits; test_retire.py retires some",
     "ratchet versions rebuild": "trains for minutes; tests/integration/test_training.py rebuilds",
     "ratchet versions rebase": "needs a trained chain; test_version_rebase.py asks for one",
     "ratchet cases retire": "needs an answer that failed; test_training_log.py retires one",

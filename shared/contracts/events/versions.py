@@ -319,6 +319,10 @@ class VersionState(Event):
     gain: VersionGain | None = unless_empty(
         default=None, description="of its last rollout that ended; empty: an arm had no score"
     )
+    actor: OptionalIdentifier = unless_empty(
+        default="", description="key of who retired it by hand; empty: it follows from a decision"
+    )
+    on_behalf_of: OptionalIdentifier = unless_empty(default="", description="whom the actor names")
     token: int = Field(description="leader token of the writer; lower ones are ignored")
     at: AwareDatetime
 

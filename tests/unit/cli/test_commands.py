@@ -468,6 +468,16 @@ def test_accepting_an_adapter_says_who_and_why(straw: Straw, run: Run) -> None:
     assert straw.last[3] == {"on_behalf_of": "joe", "reason": "a drill"}
 
 
+def test_a_version_is_retired_with_a_reason_by_the_rollout_service(straw: Straw, run: Run) -> None:
+    retired = ("POST", "/v1/versions/assistant-v1.1/retire")
+    straw.answers[retired] = (200, {"state": "retired"})
+    assert run("versions", "retire", "assistant-v1.1").status == Exit.usage
+    ran = run("versions", "retire", "assistant-v1.1", "--reason", "bad data")
+    assert (ran.status, ran.out.strip()) == (0, "assistant-v1.1: retired")
+    assert straw.last[3]["reason"] == "bad data"
+    assert straw.last[3]["on_behalf_of"]
+
+
 def test_versions_alone_lists_them(straw: Straw, run: Run) -> None:
     assert run("versions").out == run("versions", "list").out
 

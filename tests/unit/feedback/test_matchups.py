@@ -7,11 +7,11 @@ import random
 from datetime import timedelta
 
 from services.feedback.matchups import COVERAGE, informative_pair, matchup, opponents
-from shared.contracts.events.versions import Lifecycle
+from shared.contracts.events.versions import Lifecycle, state_key
 from shared.registry.routing import RoutingTable
 from shared.registry.versions import Registry
 from shared.testing.clock import START
-from tests.support.rollouts import add_version, set_routing
+from tests.support.rollouts import add_version, set_routing, version_state
 
 
 def meet(registry: Registry, *, stable: str, candidate: str = "") -> tuple[str, str]:
@@ -38,6 +38,15 @@ def test_else_the_version_retired_last_and_never_a_rejected_one() -> None:
         registry, "other-v1", Lifecycle.retired, model="other", at=START + timedelta(days=9)
     )
     assert meet(registry, stable="v1.2") == ("v1.2", "v1.1")
+
+
+def test_a_version_that_a_person_retired_meets_nobody() -> None:
+    registry = Registry()
+    add_version(registry, "v1.0", Lifecycle.retired)
+    by_hand = version_state("v1.0", Lifecycle.retired).model_copy(update={"actor": "key"})
+    registry.apply(state_key("v1.0"), by_hand.to_json())
+    add_version(registry, "v1.1", Lifecycle.stable)
+    assert meet(registry, stable="v1.1") == ("v1.1", "v1.1")
 
 
 def test_else_stable_meets_itself() -> None:

@@ -42,6 +42,7 @@ def version(
     released: bool = True,
     minute: int = 0,
     holdout: bool = False,
+    actor: str = "",
 ) -> Version:
     at = START + timedelta(minutes=minute)
     record = VersionRecord(
@@ -61,7 +62,15 @@ def version(
         created_at=START,
     )
     state = (
-        VersionState(version=name, model=model, state=lifecycle, holdout=holdout, token=0, at=at)
+        VersionState(
+            version=name,
+            model=model,
+            state=lifecycle,
+            holdout=holdout,
+            actor=actor,
+            token=0,
+            at=at,
+        )
         if lifecycle
         else None
     )
@@ -134,6 +143,15 @@ def test_each_model_keeps_its_own_way_back() -> None:
         version("b1", Lifecycle.stable, model="b"),
     ]
     assert names(wanted_versions(versions, (), 4)) == ["a1", "b1", "a0", "b0"]
+
+
+def test_what_a_person_retired_leaves_and_is_no_way_back() -> None:
+    versions = [
+        version("v1", Lifecycle.retired, minute=1),
+        version("v2", Lifecycle.retired, minute=2, actor="key"),
+        version("v3", Lifecycle.stable),
+    ]
+    assert names(wanted_versions(versions, (), 4)) == ["v3", "v1"]
 
 
 def act(

@@ -64,6 +64,7 @@ CALLS = {
     "POST /v1/versions/{version}/evaluation": RouteCall(
         "/v1/versions/v2/evaluation", "version", WHY
     ),
+    "POST /v1/versions/{version}/retire": RouteCall("/v1/versions/v2/retire", "version", WHY),
     "GET /v1/versions/gain": RouteCall("/v1/versions/gain?model=m", "model"),
     "GET /v1/versions/differences": RouteCall(
         "/v1/versions/differences?first=v1&second=v2", "first"
