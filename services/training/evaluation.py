@@ -34,7 +34,9 @@ class EvaluationSettings(BaseModel):
     cases: int = Field(default=500, ge=0, le=10_000, description="newest failure cases asked")
     samples: int = Field(default=8, ge=0, le=100, description="answers shown in the report")
     questions: str = Field(
-        default="", max_length=2000, description="YAML of further facts, labels and tool requests"
+        default="",
+        max_length=2000,
+        description="YAML of further facts, labels, tool requests and red-team probes",
     )
     question_tokens: int = Field(default=32, ge=1, le=8192, description="of an answer to those")
     sentiment_model: str = Field(

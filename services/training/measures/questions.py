@@ -2,13 +2,13 @@
 
 Red-team probes, requests that differ in one person only, facts, labels to name and tools to call.
 The first two are those of `ratchet redteam run` and `ratchet audit bias`; the others are in
-`questions.yaml`. Each arm is asked the same.
+`questions.yaml`. An installation's own file adds to all but the second. Each arm is asked the same.
 """
 
 # pyright: strict
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,14 +16,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from services.training.measures.labels import label_scores, named_label
 from services.training.measures.tool_calls import are_valid, calls_in
 from shared.kafka.envelope import describe
 from shared.probes.bias import GroupGap, gaps, load_bias_set
 from shared.probes.reading import BadProbes, read_yaml
-from shared.probes.red_team import load_probes
+from shared.probes.red_team import Probe, load_probes
 
 SHIPPED = Path(__file__).with_name("questions.yaml")
 QuestionKind = Literal["safety", "counterfactual", "fact", "label", "tool"]
@@ -65,6 +65,18 @@ class QuestionSet(BaseModel):
     facts: tuple[FactQuestion, ...] = ()
     labels: tuple[LabelTask, ...] = ()
     tools: tuple[ToolTask, ...] = ()
+    probes: tuple[Probe, ...] = Field(default=(), description="as `ratchet redteam run` takes them")
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> QuestionSet:
+        shipped = {probe.id for probe in load_probes()} if self.probes else set[str]()
+        counts = Counter(probe.id for probe in self.probes)
+        twice = [name for name, count in counts.items() if count > 1 or name in shipped]
+        if twice:
+            raise ValueError(
+                f"probes: the id {twice[0]!r} is taken; ids are unique, shipped ones too"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -123,10 +135,11 @@ def load_questions(path: Path = SHIPPED) -> QuestionSet:
 def all_questions(own: QuestionSet | None = None) -> list[EvaluationQuestion]:
     """The shipped questions, and those of an installation's own."""
     sets = [_shipped(), *([own] if own else [])]
+    probes = [*load_probes(), *(own.probes if own else ())]
     return [
         *(
             EvaluationQuestion("safety", probe.id, probe.turns(attack), check=probe)
-            for probe in load_probes()
+            for probe in probes
             for attack in ASKED_ATTACKS
             if attack in probe.attacks
         ),
