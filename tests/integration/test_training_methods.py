@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 CAPABILITY = ROOT / "services/training/capability.jsonl"
 OVER_BASE = ("dpo_base", "kto_base")
 """Of a model whose stable version has no adapter."""
-METHODS = ("sigmoid", "robust", "ipo", "hinge", "kto", *OVER_BASE, "grpo_base", *ONLINE)
+METHODS = ("sft", "sigmoid", "robust", "ipo", "hinge", "kto", *OVER_BASE, "grpo_base", *ONLINE)
+HEADS = {"ppo": "value_head.weight", "heads": "score.modules_to_save.default.weight"}
+"""What is trained beside the adapter, by method; `heads` is a reward model."""
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -46,6 +48,11 @@ def test_good_answers_become_likelier_than_bad_ones(methods: dict[str, Any], nam
     found = methods[name]
     assert found["after"] > found["before"] + 1.0, "nats of the mean margin"
     assert found["figures"]["margins"] > 0
+
+
+def test_demonstrated_answers_become_likelier(methods: dict[str, Any]) -> None:
+    assert methods["sft"]["after"] > methods["sft"]["before"] + 1.0, "nats of the mean margin"
+    assert methods["sft"]["figures"]["loss"] > 0
 
 
 @pytest.mark.parametrize("name", ["grpo_base", *ONLINE])
@@ -183,6 +190,16 @@ def test_every_lora_weight_moved_and_no_other(methods: dict[str, Any], name: str
     assert methods[name]["moved"] == []
     assert "ref" not in methods[name]["files"]
     assert "adapter_model.safetensors" in methods[name]["files"]
+
+
+@pytest.mark.parametrize("name", [*METHODS, "heads"])
+def test_all_that_is_to_be_trained_moves_heads_too_and_nothing_else(
+    methods: dict[str, Any], name: str
+) -> None:
+    found = methods[name]
+    assert (found["missed"], found["hit"]) == ([], [])
+    head = HEADS.get(name, "lora_B.default.weight")
+    assert any(one.endswith(head) for one in found["meant"])
 
 
 def test_drift_is_zero_for_the_parent_itself_and_not_for_its_child(

@@ -15,7 +15,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -71,6 +72,8 @@ DPO_LOSSES: dict[str, dict[str, Any]] = {
 DDP = Path(__file__).resolve().parents[2] / "services/training/accelerate/ddp.yaml"
 SHORT = {"epochs": 3, "batch_size": 8, "learning_rate": 2e-3}
 SFT = {"epochs": 2, "batch_size": 2, "max_length": 128, "learning_rate": 1e-3}
+TRAINED = (".default.", "value_head.")
+"""In the names of what is trained: adapters, the head of a reward model, PPO's value head."""
 RL = {
     "epochs": 3,
     "batch_size": 24,
@@ -114,6 +117,10 @@ def main(folder: Path) -> None:
         job.write_rows(data / "train.jsonl", pairs)
         found[name] = trained(folder, name, dpo, "dpo", SHORT | parameters, parent, pairs)
     fresh = made_fresh(folder)
+    answered = [{"messages": pair["messages"], "answer": pair["chosen"]} for pair in pairs]
+    job.write_rows(data / "train.jsonl", answered)
+    found["sft"] = trained(folder, "sft", sft, "sft", SHORT, fresh, pairs, over_base=True)
+    job.write_rows(data / "train.jsonl", pairs)
     found["dpo_base"] = trained(folder, "dpo_base", dpo, "dpo", SHORT, fresh, pairs, over_base=True)
     job.write_rows(data / "train.jsonl", labelled)
     found["kto_base"] = trained(folder, "kto_base", kto, "kto", SHORT, fresh, pairs, over_base=True)
@@ -216,19 +223,13 @@ def trained(
     if over_base:
         asked = asked.model_copy(update={"parent_adapter": ""})
     held: Any = online if method in ONLINE else module
-    usual = held.train
-    held.train = lambda trainer, checkpoints: (
-        trainers.append(trainer),
-        usual(trainer, checkpoints),
-    )
     report: dict[str, Any] = {}
     if held is online:
         report["proxy"] = proxy.run(asked, attempt, job.Progress(attempt))
     started = time.monotonic()
-    try:
+    with watched(held, trainers) as weights:
         report["figures"] = module.run(asked, attempt, job.Progress(attempt))
-    finally:
-        held.train = usual
+    report |= weights
     report["seconds"] = time.monotonic() - started
     measure = mean_reward if held is online else mean_margin
     report["before"] = measure(asked, attempt, parent, pairs)
@@ -236,6 +237,32 @@ def trained(
     if held is online:
         report["kl_answer"] = kl_answer(asked, attempt)
     return report | changed(arguments.adapted(trainers[0]), asked, parent, attempt)
+
+
+@contextmanager
+def watched(held: Any, trainers: list[Any]) -> Iterator[dict[str, list[str]]]:
+    """Notes the trainer of a module, and which of all its weights stood still and moved."""
+    usual, found, before = held.train, dict[str, list[str]](), dict[str, Any]()
+
+    def train(trainer: Any, checkpoints: Path) -> None:
+        trainers.append(trainer)
+        before.update(
+            (name, one.detach().clone()) for name, one in trainer.model.named_parameters()
+        )
+        usual(trainer, checkpoints)
+
+    held.train = train
+    try:
+        yield found
+    finally:
+        held.train = usual
+    moved = {
+        name
+        for name, one in trainers[-1].model.named_parameters()
+        if not torch.equal(one.detach(), before[name])
+    }
+    meant = {name for name in before if any(mark in name for mark in TRAINED)}
+    found |= {"meant": sorted(meant), "missed": sorted(meant - moved), "hit": sorted(moved - meant)}
 
 
 def ends(trainer: Any) -> dict[str, list[bool]]:
@@ -267,7 +294,8 @@ def several_heads(folder: Path, parent: Path, pairs: Sequence[dict[str, Any]]) -
     asked = asked_of(folder, "dpo", SHORT, parent)
     three = asked.reward.model_copy(update={"heads": 3})
     asked = asked.model_copy(update={"reward": three})
-    figures = reward.fit(asked, pairs, pairs, folder / "heads", "reward", job.Progress(folder))
+    with watched(reward, []) as weights:
+        figures = reward.fit(asked, pairs, pairs, folder / "heads", "reward", job.Progress(folder))
     adapter = folder / "heads/adapter"
     tokenizer = load_tokenizer(asked.base)
     read = [reward.judged_ids(asked, tokenizer, pair, pair["chosen"]) for pair in pairs]
@@ -277,7 +305,7 @@ def several_heads(folder: Path, parent: Path, pairs: Sequence[dict[str, Any]]) -
     rows = [{"messages": one["messages"], "completion": one["chosen"]} for one in pairs]
     scorer = RewardModel(asked.base, "main", str(adapter))
     served, uncertainties = scorer.score(rows, three.max_length)
-    return {
+    return weights | {
         "figures": figures,
         "heads": reward.heads_of(adapter),
         "passes": {

@@ -21,8 +21,11 @@ def test_a_shipped_recipe_is_valid_by_code_and_schema(path: Path) -> None:
     jsonschema.validate(yaml.safe_load(path.read_text()), json_schema())
 
 
-def test_every_method_that_makes_a_version_has_a_recipe() -> None:
-    assert {path.stem.partition("-")[0] for path in RECIPES} == set(HYPERPARAMETERS) - {"reward"}
+def test_every_method_and_every_loss_of_dpo_has_a_recipe() -> None:
+    shipped = [read_recipe(path.read_text()) for path in RECIPES]
+    assert {recipe.method for recipe in shipped} == set(HYPERPARAMETERS)
+    terms = {term for one in shipped for term in one.hyperparameters.get("loss", ())}
+    assert terms == {"sigmoid", "robust", "ipo", "hinge", "sft"}
 
 
 @pytest.mark.parametrize(
