@@ -22,7 +22,7 @@ from scipy.stats import t as student
 
 from benchmarks.hidden_taste import HiddenTaste, prefers
 from deploy.starter import corpus
-from shared.information import AnsweredTwice, diversified
+from shared.information import AnsweredTwice, Score, diversified
 
 ROUND = 20
 """Votes between two trainings of the model, about an hour of one rater."""
@@ -138,7 +138,8 @@ def fitted(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def scored(pair: PromptPair, weights: np.ndarray, words: Mapping[str, int]) -> AnsweredTwice:
     """The pair with the model's margin as its scores."""
-    return AnsweredTwice(pair.prompt, pair.answers, (float(features(pair, words) @ weights), 0.0))
+    margin = Score(float(features(pair, words) @ weights))
+    return AnsweredTwice(pair.prompt, pair.answers, (margin, Score(0.0)))
 
 
 def agreement(tests: Sequence[PromptPair], weights: np.ndarray, words: Mapping[str, int]) -> float:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from typing import NamedTuple
 
 from shared.similarity import jaccard
 
@@ -14,23 +15,35 @@ COMPARED_WORDS = 400
 early."""
 
 
+class Score(NamedTuple):
+    """A reward model's score of an answer."""
+
+    value: float
+    uncertainty: float = 0.0
+    """Standard deviation of the heads' scores; 0 of a reward model with one head."""
+
+
 @dataclass(frozen=True, slots=True)
 class AnsweredTwice:
     """A prompt with the answers of two versions and their scores by a reward model."""
 
     text: str
     answers: tuple[str, str]
-    scores: tuple[float, float]
+    scores: tuple[Score, Score]
 
 
 def information(prompt: AnsweredTwice) -> float:
     """How much a vote would tell, in [0, 1].
 
     4p(1-p), where p is the chance that the first answer wins (Bradley-Terry): 1 where the reward
-    model cannot tell, 0 where it is sure. Times the share of words in which the answers differ:
-    between equal answers there is nothing to choose.
+    model cannot tell, 0 where it is sure. Heads that disagree bring p nearer to one half: it is the
+    mean over a normal margin, by MacKay's approximation (1992). Times the share of
+    words in which the answers differ: between equal answers there is nothing to choose.
     """
-    margin = max(-700.0, min(700.0, prompt.scores[0] - prompt.scores[1]))
+    first_score, second_score = prompt.scores
+    variance = first_score.uncertainty**2 + second_score.uncertainty**2
+    margin = (first_score.value - second_score.value) / math.sqrt(1 + math.pi * variance / 8)
+    margin = max(-700.0, min(700.0, margin))
     chance = 1 / (1 + math.exp(-margin))
     first, second = (text.split()[:COMPARED_WORDS] for text in prompt.answers)
     alike = SequenceMatcher(None, first, second, autojunk=False).ratio()

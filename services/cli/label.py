@@ -161,7 +161,7 @@ def _by_score(
         for pair in pairs
         for answer in pair.answers
     ]
-    found = scores(settings, model, items)
+    found = [one.value for one in scores(settings, model, items)]
     both = zip(found[::2], found[1::2], strict=True)
     return [winner_by_score(first, second, margin) for first, second in both]
 

@@ -11,6 +11,7 @@ from shared.contracts.events.base import Message
 from shared.errors import RatchetError
 from shared.http.answers import read_json
 from shared.http.client import request_within
+from shared.information import Score
 
 TIMEOUT_S = 180.0
 """The first request loads the reward model."""
@@ -43,7 +44,16 @@ class RewardScores:
             NotScored: there is no reward model, or no answer in time.
 
         """
-        found: list[float] = []
+        return [score.value for score in await self.with_uncertainty(model, answers)]
+
+    async def with_uncertainty(self, model: str, answers: Sequence[ScoredAnswer]) -> list[Score]:
+        """The same with how far the reward model's heads are apart.
+
+        Raises:
+            NotScored: there is no reward model, or no answer in time.
+
+        """
+        found: list[Score] = []
         try:
             for first in range(0, len(answers), SCORED_AT_ONCE):
                 found += await self._scores(model, answers[first : first + SCORED_AT_ONCE])
@@ -51,14 +61,14 @@ class RewardScores:
             raise self._not_scored(str(error) or type(error).__name__) from error
         if len(found) != len(answers):
             raise self._not_scored(f"{len(found)} scores for {len(answers)} answers")
-        if not all(map(math.isfinite, found)):
+        if not all(math.isfinite(figure) for one in found for figure in one):
             raise self._not_scored("a score is no finite number")
         return found
 
     def _not_scored(self, why: str) -> NotScored:
         return NotScored(f"{self._url}: {why}; see the log of the inference service, and try again")
 
-    async def _scores(self, model: str, answers: Sequence[ScoredAnswer]) -> list[float]:
+    async def _scores(self, model: str, answers: Sequence[ScoredAnswer]) -> list[Score]:
         items = [
             {"messages": [turn.model_dump(include={"role", "content"}) for turn in turns]}
             | {"completion": answer}
@@ -74,4 +84,7 @@ class RewardScores:
         ) as response:
             response.raise_for_status()
             body = await read_json(response, limit=MAX_ANSWER_BYTES)
-        return [float(score) for score in body["scores"]]
+        scores = body["scores"]
+        doubts = body.get("uncertainties") or [0.0] * len(scores)
+        pairs = zip(scores, doubts, strict=True)
+        return [Score(float(score), float(doubt)) for score, doubt in pairs]

@@ -102,7 +102,7 @@ class PromptRanking:
         answered = [(one, texts) for one, texts in zip(asked, both, strict=True) if texts]
         if not answered:
             raise NotScored("no prompt was answered by both versions; see the log for why")
-        found = await self._scores.of(
+        found = await self._scores.with_uncertainty(
             model, [(one.turns, text) for one, texts in answered for text in texts]
         )
         twice = [

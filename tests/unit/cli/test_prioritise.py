@@ -14,11 +14,13 @@ from services.cli.errors import CliError
 from services.cli.prioritise import prioritise
 from services.cli.probes import asking
 from services.feedback.voting.plan import load_plan
-from shared.information import COMPARED_WORDS, AnsweredTwice, diversified, information
+from shared.information import COMPARED_WORDS, AnsweredTwice, Score, diversified, information
 
 
-def answered(text: str, margin: float, first: str = "one two", second: str = "six ten") -> Any:
-    return AnsweredTwice(text, (first, second), (margin, 0.0))
+def answered(
+    text: str, margin: float, first: str = "one two", second: str = "six ten", doubt: float = 0.0
+) -> Any:
+    return AnsweredTwice(text, (first, second), (Score(margin, doubt), Score(0.0, doubt)))
 
 
 def test_unsure_and_different_tells_most_sure_or_equal_nothing() -> None:
@@ -27,6 +29,12 @@ def test_unsure_and_different_tells_most_sure_or_equal_nothing() -> None:
     assert information(answered("q", 50.0)) == pytest.approx(0.0, abs=1e-9)
     assert information(answered("q", 0.0, "the same", "the same")) == 0.0
     assert information(answered("q", 0.0, "a b", "a c")) == pytest.approx(0.5)
+
+
+def test_where_the_heads_of_the_reward_model_disagree_a_vote_tells_more() -> None:
+    told = [information(answered("q", 2.0, doubt=doubt)) for doubt in (0.0, 1.0, 4.0)]
+    assert told == sorted(set(told))
+    assert information(answered("q", 0.0, doubt=4.0)) == 1.0
 
 
 def test_of_long_answers_the_beginnings_are_compared() -> None:
@@ -55,7 +63,7 @@ def test_of_two_alike_prompts_the_second_waits_for_another_kind() -> None:
 @pytest.fixture
 def stack(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Router and scorer; m-v2 fails at what begins with `broken`. Holds the router's headers."""
-    scores = {"sure?": (5.0, -5.0), "unsure?": (0.1, 0.0)}
+    scores = {"sure?": (5.0, -5.0), "unsure?": (0.1, 0.0), "disputed?": (5.0, -5.0)}
     asked: list[Any] = []
 
     def fetch(_: Any, __: str, *, body: Any, headers: Any, **___: Any) -> tuple[int, str]:
@@ -67,7 +75,9 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     def ask(_: Any, __: str, ___: str, path: str, *, body: Any, **____: Any) -> Any:
         assert path == "/v1/score"
         texts = [item["messages"][0]["content"] for item in body["items"]]
-        return {"scores": [scores[text][n % 2] for n, text in enumerate(texts)]}
+        doubts = [3.0 if text == "disputed?" else 0.0 for text in texts]
+        found = [scores[text][n % 2] for n, text in enumerate(texts)]
+        return {"scores": found, "uncertainties": doubts if any(doubts) else []}
 
     monkeypatch.setattr(scoring, "ask", ask)
     monkeypatch.setattr(asking, "fetch", fetch)
@@ -86,6 +96,14 @@ def test_a_plan_gets_its_prompts_in_that_order_and_the_page_reads_it(
     assert read.prompts[0].information > read.prompts[1].information
     assert {"x-ratchet-purpose": "evaluation"} in stack
     assert all(headers == stack[0] for headers in stack), "none of it is live traffic"
+
+
+@pytest.mark.usefixtures("stack")
+def test_of_prompts_with_the_same_scores_the_disputed_one_is_asked_first(tmp_path: Path) -> None:
+    plan, ranked = tmp_path / "plan.yaml", tmp_path / "ranked.yaml"
+    plan.write_text(yaml.safe_dump({"prompts": ["sure?", "disputed?"]}))
+    prioritise(plan, ("m-v1", "m-v2"), to=ranked, model="m")
+    assert [one.text for one in load_plan(ranked).prompts] == ["disputed?", "sure?"]
 
 
 @pytest.mark.usefixtures("stack")

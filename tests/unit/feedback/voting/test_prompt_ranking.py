@@ -28,6 +28,8 @@ class StrawVersions:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, str]] = []
         self.down = False
+        self.doubts: dict[str, float] = {}
+        """Of the reward model's heads, by question."""
 
     async def chat(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -51,7 +53,10 @@ class StrawVersions:
             ]
             for item in items
         ]
-        return web.json_response({"reward_model": "m-reward-v1", "scores": found})
+        doubts = [self.doubts.get(item["messages"][-1]["content"], 0.0) for item in items]
+        return web.json_response(
+            {"reward_model": "m-reward-v1", "scores": found, "uncertainties": doubts}
+        )
 
 
 def ranking(url: str, session: Any, queue: PromptQueue, **changes: Any) -> PromptRanking:
@@ -73,6 +78,14 @@ def first_of(queue: PromptQueue) -> str:
     chosen = queue.choose({}, set(), random.Random(2))
     assert chosen is not None
     return chosen[0].text
+
+
+async def test_what_the_heads_of_the_reward_model_dispute_is_asked_first() -> None:
+    straw, queue = StrawVersions(), PromptQueue(PLAN)
+    straw.doubts = {"sure?": 1000.0}
+    async with answering(straw.chat, straw.score) as url, router_session(4) as session:
+        await ranking(url, session, queue).rank()
+    assert first_of(queue) == "sure?"
 
 
 async def test_what_the_reward_model_is_unsure_of_is_asked_first_until_others_are_compared() -> (
