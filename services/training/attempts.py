@@ -30,6 +30,7 @@ from services.training.dataset_rows import (
     LeftOut,
 )
 from services.training.dataset_store import lay_out
+from services.training.errors import TrainerGaveUp
 from services.training.fetched_adapters import FetchedAdapters
 from services.training.gate import data_gate
 from services.training.process import TrainerProcess
@@ -73,6 +74,8 @@ class Refused:
     hyperparameters: TrainerHyperparameters | None = None
     attempt: int = 0
     """Its number."""
+    gave_up: str = ""
+    """Why a further attempt ended without a candidate, for example its loss was no finite number."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class Attempts:
         `known_of_data` are figures of the dataset, for the record.
 
         Raises:
-            TrainerFailed: the trainer ended without a result.
+            TrainerFailed: the trainer ended without a result; where it gave up, at the first attempt.
             AdapterError: the parent's adapter cannot be fetched.
             JudgeUnavailable: an AI judge is set and does not answer.
 
@@ -137,15 +140,20 @@ class Attempts:
             number = len(tried) + 1
             reporter.attempt = number
             folder = workspace.attempt(number)
-            await self.train(
-                resolved,
-                hyperparameters,
-                workspace,
-                folder,
-                reporter,
-                stages=todo,
-                first_adapter=first.path,
-            )
+            try:
+                await self.train(
+                    resolved,
+                    hyperparameters,
+                    workspace,
+                    folder,
+                    reporter,
+                    stages=todo,
+                    first_adapter=first.path,
+                )
+            except TrainerGaveUp as error:
+                if not tried:
+                    raise
+                return _refused(tried, candidates, gave_up=str(error))
             await self._second_opinion(job.method, manifest, workspace, folder, reporter)
             await reporter.enter(RunPhase.gating, 1.0)
             candidate = read_candidate(
@@ -360,7 +368,7 @@ def _rows_of(manifest: Manifest) -> dict[str, float]:
     return {name: float(manifest.files[file].rows) for name, file in files.items()}
 
 
-def _refused(tried: Sequence[Tried], candidates: Sequence[Candidate]) -> Refused:
+def _refused(tried: Sequence[Tried], candidates: Sequence[Candidate], gave_up: str = "") -> Refused:
     best = nearest(tried)
     candidate = candidates[best]
     return Refused(
@@ -370,6 +378,7 @@ def _refused(tried: Sequence[Tried], candidates: Sequence[Candidate]) -> Refused
         candidate,
         tried[best].parameters,
         attempt=best + 1,
+        gave_up=gave_up,
     )
 
 

@@ -24,6 +24,7 @@ def diagnose(
     refused: Mapping[str, int],
     tried: Sequence[Tried],
     space: Space,
+    gave_up: str = "",
 ) -> tuple[str, ...]:
     """Why no attempt was good enough, for people: failed checks, then what to do about them.
 
@@ -35,6 +36,7 @@ def diagnose(
         refused: Rows that were left out, by reason.
         tried: The attempts; none where nothing was trained.
         space: What the attempts might change.
+        gave_up: Why one more attempt ended without a candidate.
 
     """
     attempts = len(tried)
@@ -52,6 +54,8 @@ def diagnose(
         said += _volume(method, card.get("counts", {}))
         said += _parameters(names, method, figures, rows=card.get("counts", {}).get("rows", 0))
     said += _attempts(tried, space)
+    if gave_up:
+        said += [f"attempt {attempts + 1} had no result: {gave_up}"]
     return tuple(said)
 
 

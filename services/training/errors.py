@@ -32,6 +32,10 @@ class TrainerFailed(TrainingError):
     """The trainer's process ended without a result, more often than it may."""
 
 
+class TrainerGaveUp(TrainerFailed):
+    """Another start of the trainer would end the same: its hyperparameters or its base are at fault."""
+
+
 class StoreUnavailable(TrainingError):
     """The dataset or adapter storage did not answer; worth another try."""
 

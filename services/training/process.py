@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from services.training.errors import TrainerFailed
+from services.training.errors import TrainerFailed, TrainerGaveUp
 from services.training.trainers.job import BUSY, FAILURE, GIVEN_UP, StageProgress, noted_steps
 from services.training.workspace import require_free
 from shared.cpu_environment import CPU_ENVIRONMENT
@@ -66,6 +66,7 @@ class TrainerProcess:
             alive: Called while the process is watched, at least every few seconds.
 
         Raises:
+            TrainerGaveUp: another start would end the same.
             TrainerFailed: it ended without a result more often than it may, or the folder
                 stayed in use for longer than `BUSY_S`.
             DiskFull: it ended without a result and too little is free.
@@ -77,7 +78,7 @@ class TrainerProcess:
             if status == 0:
                 return
             if status == GIVEN_UP:
-                raise TrainerFailed((folder / FAILURE).read_text(encoding="utf-8"))
+                raise TrainerGaveUp((folder / FAILURE).read_text(encoding="utf-8"))
             log.warning("trainer.ended", folder=folder.name, status=status, start=start + 1)
             require_free(folder, self.min_free_bytes)
         raise TrainerFailed(

@@ -294,6 +294,7 @@ class Runner:
                 card=manifest.card,
                 refused=manifest.refused,
                 tried=result.tried,
+                gave_up=result.gave_up,
                 space=search_space(resolved.hyperparameters),
             )
             uri = await self._publisher.report(resolved, result, diagnosis, dataset, workspace)

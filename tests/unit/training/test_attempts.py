@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from services.training.outcome import JobOutcome
+from services.training.trainers.job import GIVEN_UP
 from services.training.workspace import Workspace
 from shared.contracts.events.training import RunPhase
 from tests.unit.training.builders import request
@@ -85,6 +86,21 @@ async def test_a_refusal_is_about_the_attempt_nearest_to_passing(harness: Traini
     shortfalls = [one["shortfall"] for one in said["attempts"]]
     assert shortfalls[0] == min(shortfalls)
     assert [one["failed"] for one in said["attempts"]][1:] == [["stop"], ["stop", "kl"]]
+
+
+async def test_a_further_attempt_that_diverges_ends_the_job_with_the_diagnosis_of_those_before_it(
+    harness: TrainingHarness,
+) -> None:
+    diverged = "dpo: the loss is nan at step 3: training diverged; lower learning_rate"
+    harness.plan(WEAK, {"exit": GIVEN_UP, "failure": diverged})
+    outcome = await harness.run(request(), attempts=3)
+    assert outcome.phase is RunPhase.rejected
+    assert outcome.message.startswith("not improved after 1 attempt; win_rate 0.525")
+    assert f"attempt 2 had no result: {diverged}" in outcome.message
+    assert outcome.report_uri
+    harness.plan(WEAK, {"exit": 9})
+    crashed = await harness.run(request("crashed"), attempts=3)
+    assert crashed.phase is RunPhase.failed, "what is no matter of hyperparameters"
 
 
 async def test_a_search_that_fails_fails_the_job_with_its_words(harness: TrainingHarness) -> None:
