@@ -1,9 +1,24 @@
-"""What is wrong with a file that a person wrote, in one line with its place."""
+"""Files that a person wrote: YAML read, and what is wrong with one in a line with its place."""
 
 # pyright: strict
 from __future__ import annotations
 
+from typing import Any
+
 import yaml
+
+
+def load_yaml(text: str | bytes) -> Any:
+    """What a YAML text says.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, or is nested too deep to be read.
+
+    """
+    try:
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deep; no field wants that") from None
 
 
 def fault_of(error: Exception) -> str:

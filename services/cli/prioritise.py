@@ -15,7 +15,7 @@ from services.cli.probes.report import check_answered
 from services.cli.scores import scores
 from services.cli.settings import CliSettings, load_settings
 from services.cli.target_files import require_writable
-from shared.file_faults import fault_of
+from shared.file_faults import fault_of, load_yaml
 from shared.information import AnsweredTwice, diversified
 
 MAX_PROMPTS = 2_000
@@ -51,7 +51,7 @@ def prioritise(
 
 def _read(plan: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(plan.read_text(encoding="utf-8"))
+        content = load_yaml(plan.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise CliError(f"{plan}: cannot be read: {fault_of(error)}", Exit.usage) from None
     prompts = content.get("prompts") if isinstance(content, dict) else None

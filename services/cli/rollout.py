@@ -16,7 +16,7 @@ from services.cli.options import DEFAULT_MODEL, Model
 from services.cli.output import AsJson, percent, print_fields, print_json, print_table
 from services.cli.rollout_status import show_rollout
 from services.cli.settings import CliSettings, load_settings
-from shared.file_faults import fault_of
+from shared.file_faults import fault_of, load_yaml
 
 app = typer.Typer(no_args_is_help=True, help="Start, watch and steer rollouts.")
 app.add_typer(holdout.app, name="holdout")
@@ -390,7 +390,7 @@ def _strategy(given: str) -> Any:
         return given
     try:
         # YAML has JSON in it.
-        return yaml.safe_load(Path(given[1:]).read_text(encoding="utf-8"))
+        return load_yaml(Path(given[1:]).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         said = f"{given[1:]}: {fault_of(error)}; name a strategy's file of YAML or JSON"
         raise CliError(said, Exit.usage) from None

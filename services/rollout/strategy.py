@@ -23,7 +23,7 @@ from services.rollout.errors import BadStrategy
 from services.rollout.freeze import FreezeWindow
 from services.rollout.units import Seconds, Share, Weight
 from shared.contracts.events.base import WEIGHT_SCALE
-from shared.file_faults import fault_of
+from shared.file_faults import fault_of, load_yaml
 from shared.validation import field_refusal, rule_and_remedy
 
 MAX_STEPS = 64
@@ -395,7 +395,7 @@ def read(path: Path) -> Strategy:
 
     """
     try:
-        raw: object = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw: object = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise field_refusal(
             BadStrategy,

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from shared.contracts.events.base import Identifier, Untrainable
 from shared.contracts.events.interactions import FilterAction
-from shared.file_faults import fault_of
+from shared.file_faults import fault_of, load_yaml
 from shared.kafka.envelope import describe
 
 LOOK_BACK = 512
@@ -165,7 +165,7 @@ class FilterRules:
 
         """
         try:
-            value: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+            value: Any = load_yaml(path.read_text(encoding="utf-8"))
             return cls(_RuleFile.model_validate(value).rules)
         except ValidationError as error:
             raise ValueError(f"{path}: {describe(error)}") from None

@@ -12,6 +12,7 @@ from shared.contracts.events.versions import RewardRecord, VersionRecord
 from shared.contracts.recipes import (
     CONTINUING,
     HYPERPARAMETERS,
+    MAX_SEED,
     BadRecipe,
     RewardHyperparameters,
     TrainerHyperparameters,
@@ -105,6 +106,8 @@ def job_hyperparameters(
     method, own = job.recipe_method, job.hyperparameters
     if job.algorithm and job.algorithm not in CONTINUING:
         raise InvalidJob(f"algorithm: {method} is unknown; known are {', '.join(CONTINUING)}")
+    if not 0 <= job.seed <= MAX_SEED:
+        raise InvalidJob(f"seed: {job.seed} is out of bounds; give one of 0 to {MAX_SEED}")
     mine = {name: value for name, value in own.items() if name != "reward"}
     judges = own if method == "reward" else own.get("reward", {})
     try:

@@ -13,7 +13,7 @@ from services.training.gate import GateLimits
 from services.training.plans import PLANS, CollectionPlan, PlanName
 from services.training.sides import DatasetRules
 from shared.contracts.events.base import ModelName
-from shared.contracts.recipes import HYPERPARAMETERS, parse
+from shared.contracts.recipes import HYPERPARAMETERS, MAX_SEED, parse
 from shared.credentials import read_secret
 from shared.settings import ServiceSettings, service_config, shared_name, split_list
 from shared.webhook_settings import WebhookSettings
@@ -97,7 +97,7 @@ class TrainingSettings(ServiceSettings, WebhookSettings):
         description="silence after which another replica does the jobs",
     )
     schedule_interval_s: float = Field(default=2.0, gt=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
     sft: dict[str, Any] = Field(default_factory=dict)
     dpo: dict[str, Any] = Field(default_factory=dict)
     kto: dict[str, Any] = Field(default_factory=dict)

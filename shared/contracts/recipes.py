@@ -10,16 +10,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from shared.file_faults import fault_of
+from shared.file_faults import fault_of, load_yaml
 
 P = TypeVar("P", bound=BaseModel)
 MethodName = Literal["sft", "dpo", "kto", "grpo", "rloo", "ppo", "online_dpo", "reward"]
 LossTerm = Literal["sigmoid", "robust", "ipo", "hinge", "sigmoid_norm", "sft"]
+MAX_SEED = 2**32 - 1
+"""The largest that every source of chance takes."""
 NEAR = 0.6
 """Similarity from which an unknown name is taken for a mistyped one."""
 
@@ -82,13 +84,15 @@ class DpoHyperparameters(TrainerHyperparameters):
     epochs: float = Field(default=3.0, gt=0, le=100)
     beta: float = Field(default=0.1, gt=0, le=10)
     loss: tuple[LossTerm, ...] = ("sigmoid", "sft")
-    loss_weights: tuple[float, ...] = (1.0, 0.3)
+    loss_weights: tuple[Annotated[float, Field(ge=0, le=1000)], ...] = (1.0, 0.3)
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
 
     @model_validator(mode="after")
     def _one_weight_a_term(self) -> DpoHyperparameters:
         if not self.loss or len(self.loss) != len(self.loss_weights):
             raise ValueError("loss_weights: give exactly one weight for each term of loss")
+        if not any(self.loss_weights):
+            raise ValueError("loss_weights: one must be above 0, else nothing is learned")
         if "robust" in self.loss and not self.label_smoothing:
             raise ValueError(
                 "label_smoothing: robust needs the share of flipped votes, such as 0.1"
@@ -235,7 +239,7 @@ class Recipe(BaseModel):
     base: str = Field(default="", description="hub id or path; empty: the parent's")
     parent: str = Field(default="", description="empty: the stable version")
     dataset: str = Field(default="", description="JSONL to import; empty: a snapshot of the log")
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
     hyperparameters: dict[str, Any] = Field(default_factory=dict, max_length=64)
 
     @model_validator(mode="after")
@@ -252,7 +256,7 @@ def read_recipe(text: str) -> Recipe:
 
     """
     try:
-        given: object = yaml.safe_load(text)
+        given: object = load_yaml(text)
     except yaml.YAMLError as error:
         raise BadRecipe(f"recipe: not YAML: {fault_of(error)}") from None
     if not isinstance(given, dict):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from shared.file_faults import fault_of
+from shared.file_faults import fault_of, load_yaml
 
 MAX_BYTES = 4 * 1024 * 1024
 
@@ -26,7 +26,7 @@ def read_yaml(path: Path) -> object:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise BadProbes(f"{path}: larger than {MAX_BYTES} bytes; split it")
-        return yaml.safe_load(path.read_text("utf-8"))
+        return load_yaml(path.read_text("utf-8"))
     except BadProbes:
         raise
     except (OSError, ValueError, yaml.YAMLError) as error:

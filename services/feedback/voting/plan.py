@@ -17,7 +17,7 @@ from services.feedback.voting.categories import (
     classify,
 )
 from shared.contracts.events.base import Message, Name, OptionalIdentifier
-from shared.file_faults import fault_of
+from shared.file_faults import fault_of, load_yaml
 
 MAX_PLAN_BYTES = 4 * 1024 * 1024
 MAX_PROMPTS = 10_000
@@ -132,7 +132,7 @@ def load_plan(path: Path | None) -> VotingPlan:
             text = file.read(MAX_PLAN_BYTES + 1)
         if len(text) > MAX_PLAN_BYTES:
             raise PlanUnreadable(f"{path}: is larger than {MAX_PLAN_BYTES} bytes; shorten prompts")
-        return VotingPlan.model_validate(yaml.safe_load(text) or {})
+        return VotingPlan.model_validate(load_yaml(text) or {})
     except OSError as error:
         raise PlanUnreadable(f"{path}: {error.strerror}") from None
     except yaml.YAMLError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from shared.file_faults import fault_of
+from shared.file_faults import fault_of, load_yaml
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,7 @@ from shared.file_faults import fault_of
         (b"a: b: c\n", "line 1, column 5: mapping values are not allowed here"),
         (b"a: \xff\n", "byte 3 is no UTF-8"),
         (b"a\0b", "unacceptable character #x0000"),
+        (b"[" * 20_000, "it is nested too deep"),
         (None, "No such file or directory"),
     ],
 )
@@ -27,7 +28,7 @@ def test_a_fault_is_one_line_with_its_place(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises((OSError, ValueError, yaml.YAMLError)) as raised:
-        yaml.safe_load(path.read_text(encoding="utf-8"))
+        load_yaml(path.read_text(encoding="utf-8"))
     fault = fault_of(raised.value)
     assert fault.startswith(said)
     assert "\n" not in fault

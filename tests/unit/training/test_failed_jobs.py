@@ -66,6 +66,14 @@ JOBS = {
         "less than or equal to 100",
         asked={"hyperparameters": {"epochs": 1000}},
     ),
+    "a seed that no source of chance takes": HopelessJob(
+        "seed: -1 is out of bounds", "give one of 0 to 4294967295", asked={"seed": -1}
+    ),
+    "a loss that would teach the opposite": HopelessJob(
+        "hyperparameters: loss_weights.0",
+        "greater than or equal to 0",
+        asked={"hyperparameters": {"loss_weights": [-1.0, 0.3]}},
+    ),
     "a parent that is no version": HopelessJob(
         "parent: nobody is no version of assistant", "", asked={"parent": "nobody"}
     ),

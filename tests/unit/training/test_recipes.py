@@ -42,6 +42,18 @@ def test_every_method_and_every_loss_of_dpo_has_a_recipe() -> None:
         ("method: magic", "method: Input should be 'sft'"),
         ("- dpo", "an object is wanted"),
         ("method: [", "not YAML"),
+        ("[" * 20_000, "not YAML: it is nested too deep"),
+        ("method: dpo\nseed: -1", "seed: Input should be greater than or equal to 0"),
+        ("method: dpo\nseed: 4294967296", "seed: Input should be less than or equal to 4294967295"),
+        (
+            "method: dpo\nhyperparameters: {loss_weights: [-1, 1]}",
+            "loss_weights.0: Input should be greater than or equal to 0",
+        ),
+        (
+            "method: dpo\nhyperparameters: {loss_weights: [.nan, 1]}",
+            "loss_weights.0: Input should be",
+        ),
+        ("method: dpo\nhyperparameters: {loss_weights: [0, 0]}", "one must be above 0"),
     ],
 )
 def test_a_wrong_recipe_names_field_rule_and_remedy(text: str, said: str) -> None:
