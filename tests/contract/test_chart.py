@@ -202,19 +202,26 @@ def test_scheduling_values_send_pods_where_they_say(tmp_path: Path) -> None:
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
         "affinity": {"nodeAffinity": required},
         "runtimeClassName": "nvidia",
+        "priorityClassName": "high",
     }
     values = {
         "services": {
             "inference": {**scheduling, "storageClassName": "fast"},
             "feedback": scheduling,
+            "training": scheduling,
         },
         "cli": scheduling,
+        "report": {"enabled": True},
+        "trainingJob": {"enabled": True, "folder": "training/jobs/j/attempt-1"},
     }
     objects = render(values, tmp_path)
     for item in objects:
         validate(item)
     for name, pod in pods(objects).items():
-        sent = name in {"inference", "feedback", "cli", "topics"}
+        sent = name in {
+            *("inference", "feedback", "training", "training-job"),
+            *("cli", "topics", "report"),
+        }
         for field, value in scheduling.items():
             assert pod.get(field) == (value if sent else None), (name, field)
     claims = {
@@ -237,6 +244,8 @@ def test_scheduling_values_send_pods_where_they_say(tmp_path: Path) -> None:
         ({"tenants": ["team a"]}, "tenants"),
         ({"cli": {"nodeSelectors": {}}}, "nodeSelectors"),
         ({"model": {"profile": "tpu"}}, "profile"),
+        ({"podSecurityContext": {"fsGroups": 1}}, "fsGroups"),
+        ({"securityContext": {"capabilities": {"dropp": ["ALL"]}}}, "dropp"),
     ],
 )
 def test_a_value_that_the_chart_does_not_know_is_refused_by_its_name(
