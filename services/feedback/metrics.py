@@ -16,6 +16,7 @@ from shared.contracts.events.votes import Choice
 Way = Literal["single", "batch", "intake", "withdrawal", "vote", "comparison"]
 WAYS: tuple[Way, ...] = ("single", "batch", "intake", "withdrawal", "vote", "comparison")
 PUBLISH_EDGES_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+INTAKE_EDGES_S = (0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0, 21_600.0, 86_400.0)
 COMPARISON_EDGES_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
@@ -60,6 +61,12 @@ class FeedbackMetrics:
         )
         self.publish_ok = publish.labels("ok")
         self.publish_failed = publish.labels("failed")
+        self.intake_age = Histogram(
+            "ratchet_intake_age_seconds",
+            "From the time of a record of an intake topic until it was stored as feedback.",
+            buckets=INTAKE_EDGES_S,
+            registry=registry,
+        )
         self.waiting = Gauge(
             "ratchet_ingestion_waiting_events",
             "Events that wait for the brokers' acknowledgement.",

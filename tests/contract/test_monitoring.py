@@ -152,6 +152,13 @@ def test_every_section_of_the_runbooks_has_its_alert() -> None:
     assert sorted(headings) == sorted({alert["alert"] for alert in ALERTS})
 
 
+def test_every_service_that_is_scraped_is_missed_where_it_is_gone() -> None:
+    (down,) = (one for one in ALERTS if one["alert"] == "RatchetServiceDown")
+    (jobs,) = re.findall(r'job=~"([^"]+)"', down["expr"])
+    values = yaml.safe_load((ROOT / "deploy/k8s/helm/ratchet/values.yaml").read_text())
+    assert sorted(jobs.split("|")) == sorted(values["services"])
+
+
 def test_an_alert_calls_people_where_a_rollout_does() -> None:
     assert any("ratchet_rollout_needs_person" in alert["expr"] for alert in ALERTS)
 

@@ -112,6 +112,8 @@ class Intake:
             self._metrics.rejected(Reason(error.code), "intake")
             raise Reject(_LETTER_REASONS.get(Reason(error.code), "schema"), error.detail) from error
         self._metrics.accepted(stored, "intake")
+        waited_s = self._clock.now().timestamp() - record.timestamp_ms / 1000
+        self._metrics.intake_age.observe(max(0.0, waited_s))
 
     async def _store(
         self, stored: FeedbackSubmitted | SignalObserved | FeedbackWithdrawn, record: Record

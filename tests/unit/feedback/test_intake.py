@@ -58,9 +58,15 @@ def record_of(
     )
 
 
-async def handle(log: MemoryLog, record: Record, *, quotas: Quotas = UNLIMITED) -> None:
+async def handle(
+    log: MemoryLog,
+    record: Record,
+    *,
+    quotas: Quotas = UNLIMITED,
+    registry: CollectorRegistry | None = None,
+) -> None:
     clock = ManualClock(datetime.fromtimestamp(NOW_S, UTC))
-    metrics = FeedbackMetrics(CollectorRegistry())
+    metrics = FeedbackMetrics(registry or CollectorRegistry())
     publisher = FeedbackPublisher(log, CircuitBreaker(max_waiting=10), metrics, clock, timeout_s=1)
     intake = Intake(publisher, metrics, redact=Redactor().text, clock=clock, quotas=quotas)
     await intake.handle(decode(record.headers, record.value, INTAKE_MODELS), record)
@@ -133,6 +139,22 @@ async def test_a_producers_clock_that_is_far_off_is_told_and_spreads_nothing(off
     assert log.all(FEEDBACK) == []
     await handle(log, record_of(body, timestamp_ms=(NOW_S - 86_400) * 1000))
     assert len(log.all(FEEDBACK)) == 1
+
+
+async def test_how_long_records_waited_is_counted_once_each_is_stored() -> None:
+    log, registry = MemoryLog(), CollectorRegistry()
+    body = {"trace_id": "t", "type": "thumbs_up", "user_id": "u"}
+    late = record_of(body, timestamp_ms=(NOW_S - 400) * 1000)
+    log.available = False
+    with pytest.raises(LogUnavailable):
+        await handle(log, late, registry=registry)
+    assert registry.get_sample_value("ratchet_intake_age_seconds_count") == 0
+    log.available, registry = True, CollectorRegistry()
+    await handle(log, late, registry=registry)
+    assert registry.get_sample_value("ratchet_intake_age_seconds_sum") == 400
+    registry = CollectorRegistry()
+    await handle(log, record_of(body, timestamp_ms=(NOW_S + 5) * 1000), registry=registry)
+    assert registry.get_sample_value("ratchet_intake_age_seconds_sum") == 0
 
 
 async def test_a_tenant_over_its_quota_holds_up_no_other_and_its_records_are_kept() -> None:
