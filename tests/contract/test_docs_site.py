@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
+from pygments.filters import RaiseOnErrorTokenFilter
+from pygments.lexers import get_lexer_by_name
 
 from docs.site.reference import (
     INDEX,
@@ -23,12 +25,26 @@ ENTRIES = {
     for line in tree.splitlines()
     if line and not line.startswith(":")
 }
+BLOCK = re.compile(r"^ *```(\w+)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 
 
 def test_the_contents_name_every_page_once() -> None:
     named = [path for entry in ENTRIES for path in ROOT.glob(f"{entry}.md")]
     assert len(named) == len(set(named))
     assert set(ROOT.glob("docs/**/*.md")) - {INDEX} <= set(named)
+
+
+def test_the_site_is_built_on_every_change() -> None:
+    assert "make docs" in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+@pytest.mark.parametrize("entry", sorted(ENTRIES))
+def test_every_block_is_of_the_language_it_names(entry: str) -> None:
+    # What Sphinx cannot read is a warning, which ends the build of the site.
+    for page in ROOT.glob(f"{entry}.md"):
+        for name, block in BLOCK.findall(page.read_text()):
+            lexer = get_lexer_by_name(name, filters=[RaiseOnErrorTokenFilter()])
+            list(lexer.get_tokens(block))
 
 
 def test_every_entry_is_a_page() -> None:
