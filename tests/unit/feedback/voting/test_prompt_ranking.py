@@ -13,7 +13,7 @@ from services.feedback.router_client import RouterClient, router_session
 from services.feedback.voting.plan import VotingPlan
 from services.feedback.voting.prompt_ranking import RETRY_S, PromptRanking, RankingSchedule
 from services.feedback.voting.prompts import PromptQueue
-from shared.http.reward_scores import NotScored, RewardScores
+from shared.http.reward_scores import SCORED_AT_ONCE, NotScored, RewardScores
 from shared.testing.clock import ManualClock
 from tests.support.feedback import answering
 
@@ -146,3 +146,20 @@ async def test_a_queue_that_no_version_answers_is_ranked_soon_again() -> None:
     async with answering(straw.chat, straw.score) as url, router_session(4) as session:
         with pytest.raises(NotScored, match="no prompt was answered"):
             await ranking(url, session, PromptQueue(plan), plan=plan).rank()
+
+
+async def test_scores_of_two_reward_models_are_not_compared() -> None:
+    answers = 0
+
+    async def score(request: web.Request) -> web.Response:
+        nonlocal answers
+        answers += 1
+        items: list[dict[str, Any]] = (await request.json())["items"]
+        return web.json_response({"reward_model": f"r{answers}", "scores": [1.0] * len(items)})
+
+    asked = [([], "an answer")] * (SCORED_AT_ONCE + 1)
+    async with answering(StrawVersions().chat, score) as url, router_session(4) as session:
+        scores = RewardScores(session, url, "")
+        assert (await scores.given("m", asked[:2])).reward_model == "r1"
+        with pytest.raises(NotScored, match="several reward models, r2, r3"):
+            await scores.given("m", asked)
