@@ -140,17 +140,15 @@ class KafkaTail:
                 f"topic {', '.join(sorted(missing))} does not exist; run: ratchet topics apply"
             )
         partitions = consumer.assignment()
-        if self._since == "latest":
-            await consumer.seek_to_end(*partitions)
-            return {}
         begins = await consumer.beginning_offsets(partitions)
         ends = await consumer.end_offsets(partitions)
         for place in partitions:
             position = self._positions.get((place.topic, place.partition), -1)
+            if not begins[place] <= position <= ends[place]:
+                position = (begins if self._since == "earliest" else ends)[place]
             if self._newest is not None:
-                position = max(position, begins[place], ends[place] - self._newest)
-            if begins[place] <= position <= ends[place]:
-                consumer.seek(place, position)
+                position = max(position, ends[place] - self._newest)
+            consumer.seek(place, position)
         return {partition: end for partition, end in ends.items() if end > begins[partition]}
 
     async def _look_for_end(self, consumer: AIOKafkaConsumer) -> None:

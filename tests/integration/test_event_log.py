@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -35,7 +35,7 @@ PARTITIONS = 3
 async def make_topic(bootstrap: str, name: str) -> str:
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
-    created = await admin.create_topics(
+    created: Any = await admin.create_topics(
         [NewTopic(name, num_partitions=PARTITIONS, replication_factor=1)]
     )
     assert not any(code for _, code, *_ in created.topic_errors), created
@@ -159,13 +159,17 @@ async def test_a_tail_catches_up_then_follows(log: tuple[EventLog, str]) -> None
     await asyncio.wait_for(following, 60)
 
 
-async def test_a_tail_begins_at_the_positions_it_is_given(log: tuple[EventLog, str]) -> None:
+@pytest.mark.parametrize(("since", "whole"), [("earliest", [b"first", b"second"]), ("latest", [])])
+async def test_a_tail_begins_at_the_positions_it_is_given(
+    log: tuple[EventLog, str], since: Literal["earliest", "latest"], whole: list[bytes]
+) -> None:
     event_log, topic = log
     for partition in (0, 1, 2):
         for value in (b"first", b"second"):
             await event_log.append(topic, key="a", value=value, partition=partition)
-    # Partition 1 goes on after its first record; the log has no offset 7, so 2 is read whole.
-    tail = event_log.tail(topic, positions={(topic, 0): 2, (topic, 1): 1, (topic, 2): 7})
+    # Partition 1 goes on after its first record; the log has no offset 7, so 2 is read from `since`.
+    begins = {(topic, 0): 2, (topic, 1): 1, (topic, 2): 7}
+    tail = event_log.tail(topic, since=since, positions=begins)
     seen: list[tuple[int, bytes | None]] = []
 
     async def follow() -> None:
@@ -174,7 +178,7 @@ async def test_a_tail_begins_at_the_positions_it_is_given(log: tuple[EventLog, s
 
     following = asyncio.create_task(follow())
     await tail.caught_up(10)
-    assert sorted(seen) == [(1, b"second"), (2, b"first"), (2, b"second")]
+    assert sorted(seen) == [(1, b"second"), *((2, value) for value in whole)]
     await tail.close()
     await asyncio.wait_for(following, 60)
 
@@ -215,7 +219,7 @@ async def test_a_producer_that_is_given_up_ends_and_delivers_nothing_more(
         with pytest.raises(LogUnavailable):
             await event_log.append(unique, key="a", value=b"given up", timeout_s=0.2)
     await event_log.append(unique, key="a", value=b"after")
-    sender = made[0]._sender.sender_task
+    sender: Any = made[0]._sender.sender_task
     await eventually(sender.done, "the first producer's sender has ended")
     await event_log.stop()
     assert not any(connection.connected() for connection in made[0].client._conns.values())
