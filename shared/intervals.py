@@ -23,17 +23,20 @@ def wilson(successes: float, trials: float, z: float = TWO_SIDED_95) -> tuple[fl
     return (max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale))
 
 
-def difference(first: tuple[float, float], second: tuple[float, float]) -> tuple[float, float]:
-    """95 % interval of a difference of two shares (Newcombe 1998, Stat. Med. 17, 873-890, no. 10).
+def difference(
+    first: tuple[float, float], second: tuple[float, float], z: float = TWO_SIDED_95
+) -> tuple[float, float]:
+    """Interval of a difference of two shares (Newcombe 1998, Stat. Med. 17, 873-890, no. 10).
 
     Args:
         first: Successes and trials; at least one trial.
         second: Likewise.
+        z: Standard normal quantile of the interval.
 
     """
     one, other = first[0] / first[1], second[0] / second[1]
-    low, high = wilson(*first)
-    other_low, other_high = wilson(*second)
+    low, high = wilson(*first, z)
+    other_low, other_high = wilson(*second, z)
     gap = one - other
     return (
         gap - math.hypot(one - low, other_high - other),

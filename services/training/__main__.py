@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from services.training.dataset_store import DatasetStore
 from services.training.erasure import DatasetEraser
 from services.training.errors import JobsFolderTaken
+from services.training.fresh_scorer import FreshScorer
 from services.training.jobs import JobQueue
 from services.training.metrics import TrainingMetrics
 from services.training.pair_index import PairIndex
@@ -20,15 +21,17 @@ from services.training.scheduler import Scheduler
 from services.training.settings import TrainingSettings
 from services.training.worker import TrainingWorker
 from services.training.workspace import take
-from shared.clock import SystemClock
+from shared.clock import Clock, SystemClock
 from shared.contracts.topics import TRAINING_JOBS
 from shared.http.detector import detector_of
 from shared.http.operations import OperationsApp
+from shared.http.reward_scores import RewardScores
 from shared.http.server import serve, stop_on_signals
 from shared.http.webhooks import Webhooks
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.encrypted_log import encrypting
 from shared.kafka.lease import KafkaLease
+from shared.kafka.log import EventLog
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.observability.health import Health
@@ -76,6 +79,7 @@ async def run(settings: TrainingSettings) -> None:
         session, settings.webhook_urls, settings.webhook_secret, clock, metrics.webhooks
     )
     reminders = ReminderSender(log, webhooks, clock) if settings.webhook_urls else None
+    fresh = _fresh_scorer(settings, log, session, metrics, clock)
     index = PairIndex.of(settings)
     scheduler = Scheduler(
         event_log=log,
@@ -86,6 +90,7 @@ async def run(settings: TrainingSettings) -> None:
         metrics=metrics,
         clock=clock,
         index=index,
+        fresh=fresh,
         remind=reminders.note if reminders else None,
     )
     eraser = DatasetEraser(log, versions, store, runner.jobs, clock)
@@ -119,6 +124,8 @@ async def run(settings: TrainingSettings) -> None:
     background.start("pair_index", scheduler.keep())
     background.start("erasures", eraser.follow())
     background.start("work", worker.work())
+    if fresh:
+        background.start("fresh_votes", fresh.run())
     if reminders:
         background.start("reminders", reminders.run())
         background.start("webhooks", webhooks.run())
@@ -142,6 +149,19 @@ async def run(settings: TrainingSettings) -> None:
         if detector is not None:
             await detector.close()
         spans.close()
+
+
+def _fresh_scorer(
+    settings: TrainingSettings,
+    log: EventLog,
+    session: aiohttp.ClientSession,
+    metrics: TrainingMetrics,
+    clock: Clock,
+) -> FreshScorer | None:
+    if not settings.inference_url:
+        return None
+    scores = RewardScores(session, settings.inference_url, settings.score_authorization())
+    return FreshScorer(log, scores, metrics, clock, settings.reward_fresh_votes)
 
 
 def main() -> None:

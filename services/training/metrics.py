@@ -68,10 +68,20 @@ class TrainingMetrics:
             "ratchet_training_reward_model_ratio",
             "Measures of the newest published reward model: accuracy on pairs it never saw, "
             "predecessor_accuracy and accuracy_gain over it on pairs neither saw, "
-            "calibration_error.",
+            "calibration_error; fresh_accuracy on votes that came since, and "
+            "fresh_accuracy_change_high, the upper 99 % bound of its change: below 0 it has fallen.",
             ("model", "figure"),
             registry=registry,
         )
+        self.fresh_votes = Counter(
+            "ratchet_training_fresh_votes_total",
+            "Votes that came after the newest reward model and were to be scored by it, by outcome: "
+            "scored, failed (they are tried again).",
+            ("outcome",),
+            registry=registry,
+        )
+        for outcome in ("scored", "failed"):
+            self.fresh_votes.labels(outcome)
         self.judges = Counter(
             "ratchet_training_judges_total",
             "Jobs whose candidates were judged, by judge: own, the reward model that the job "
@@ -114,6 +124,14 @@ class TrainingMetrics:
             self.week_pairs.remove_by_labels({"model": model, "figure": "forecast"})
         else:
             self.week_pairs.labels(model, "forecast").set(week.forecast)
+
+    def show_reward_figures(self, model: str, figures: Mapping[str, float | None]) -> None:
+        """Export measures of the newest reward model; of those that are None, none."""
+        for figure, value in figures.items():
+            if value is None:
+                self.reward.remove_by_labels({"model": model, "figure": figure})
+            else:
+                self.reward.labels(model, figure).set(value)
 
     def note_judge(self, model: str, figures: Mapping[str, float]) -> None:
         """Count a job by what judged its last candidate; one without a judge does not count."""

@@ -1,4 +1,4 @@
-"""Retraining of the reward model by age and by drift of the pairs it judges. Pure.
+"""Retraining of the reward model by age, by drift of its pairs, and by accuracy on fresh votes. Pure.
 
 A judge knows the pairs of its time. Where new ones have other categories or other lengths it is
 asked about what it never saw, so the schedule asks for a new one before the next version needs it.
@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from itertools import accumulate
 
 from services.training.jobs import JobQueue
+from services.training.reward_freshness import FreshAgreement, fallen
 from shared.contracts.events.training import TrainingMethod, TrainingRequested
 from shared.registry.versions import Registry
 from shared.stability import stability_index
@@ -56,6 +57,10 @@ class RewardInputs:
     """Pairs of the newest reward model's time."""
     fresh: PairShapes = field(default_factory=PairShapes)
     """Pairs that came since."""
+    agreement: FreshAgreement = field(default_factory=FreshAgreement)
+    """With the fresh votes that were scored."""
+    min_fresh_votes: int = 0
+    """Fresh votes below which they say nothing."""
     seed: int = 0
 
 
@@ -136,10 +141,12 @@ def decide_reward(
     drifted = 0 < inputs.max_drift <= max(moved.values(), default=0.0)
     if drifted:
         reason = "drift since " + newest.name + ": " + _shown(moved)
+    elif fell := fallen(inputs.agreement, newest, inputs.min_fresh_votes):
+        reason = fell
     elif 0 < inputs.every_days <= age:
         reason = f"{newest.name} is {age:.0f} days old"
     else:
-        return None, "the reward model is young and its pairs have not moved"
+        return None, "the reward model is young, and neither its pairs nor its accuracy have moved"
     if inputs.judge_pairs < inputs.min_judge_pairs:
         return None, f"{inputs.judge_pairs} of {inputs.min_judge_pairs} judge's pairs"
     if queue.unfinished(model):

@@ -13,11 +13,13 @@ import structlog
 from services.training.dataset_manifest import Manifest
 from services.training.dataset_store import DatasetStore
 from services.training.errors import StoreUnavailable
+from services.training.fresh_scorer import FreshScorer
 from services.training.jobs import JobQueue
 from services.training.metrics import TrainingMetrics
 from services.training.pair_index import PairIndex
 from services.training.plans import monday_of, week_progress
 from services.training.reminders import CollectionStatus
+from services.training.reward_freshness import MOST_VOTES, FreshAgreement
 from services.training.reward_schedule import RewardInputs, decide_reward, drift, reward_wait
 from services.training.settings import TrainingSettings
 from services.training.snapshot import MODELS, Offsets, place
@@ -42,7 +44,7 @@ looked at for drift."""
 KEEP_S = 5.0
 """How often the index of pairs is put on disk: so much is read again after a kill."""
 WHOLE_S = 30.0
-"""Age of the pairs up to which a count of them is whole enough to remind people by."""
+"""Age of the pairs up to which they are whole enough to remind people by, and to look at fresh ones."""
 
 
 class Scheduler:
@@ -59,13 +61,15 @@ class Scheduler:
         metrics: TrainingMetrics,
         clock: Clock,
         index: PairIndex | None = None,
+        fresh: FreshScorer | None = None,
         remind: Callable[[CollectionStatus], None] | None = None,
     ) -> None:
         """Take the log, what it is folded into, and where pairs are kept over restarts.
 
-        `remind` is told where the collection plan stands, at each look while it is on.
+        `fresh` has fresh votes scored; without it accuracy on them starts no training. `remind` is told where the collection plan stands, at each look while it is on.
         """
         self._remind = remind
+        self._fresh = fresh
         self._log = event_log
         self._queue = queue
         self._registry = registry
@@ -148,6 +152,10 @@ class Scheduler:
         async with self._counting:
             before, since = await asyncio.to_thread(self._pairs.shapes, offsets)
             judged = await asyncio.to_thread(lambda: self._pairs.judged)
+            whole = self.age_s() <= WHOLE_S
+            if known and whole and self._fresh is not None and self._fresh.is_due(known[-1]):
+                votes = await asyncio.to_thread(self._pairs.unlearned, offsets, MOST_VOTES)
+                self._fresh.note(known[-1], votes)
         for feature, index in drift(before, since).items():
             self._metrics.reward_drift.labels(settings.model, feature).set(index)
         inputs = RewardInputs(
@@ -158,6 +166,8 @@ class Scheduler:
             max_drift=settings.reward_max_drift,
             known=before,
             fresh=since,
+            agreement=self._fresh.agreement if self._fresh else FreshAgreement(),
+            min_fresh_votes=settings.reward_fresh_votes,
             seed=settings.seed,
         )
         registry, now = self._registry.registry, self._clock.now()

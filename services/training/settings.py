@@ -87,6 +87,21 @@ class TrainingSettings(ServiceSettings, WebhookSettings):
         le=10,
         description="stability index of its pairs at which it is made anew; 0: never",
     )
+    reward_fresh_votes: int = Field(
+        default=100,
+        ge=10,
+        le=500,
+        description="votes that came after the reward model, from which on its accuracy on them counts",
+    )
+    inference_url: str = Field(
+        default="",
+        pattern=r"^(https?://.*)?$",
+        description="where fresh votes are scored; empty: nowhere",
+    )
+    score_api_key_file: Path | None = Field(
+        default=None,
+        description="file with the API key by which scores are asked for; none: no key",
+    )
     judge_key_file: Path | None = Field(
         default=None, description="file with the key of the evaluation's AI judge; none: no key"
     )
@@ -144,6 +159,18 @@ class TrainingSettings(ServiceSettings, WebhookSettings):
         if self.judge_key_file is None:
             return ""
         return read_secret(self.judge_key_file, "RATCHET_TRAINING_JUDGE_KEY_FILE")
+
+    def score_authorization(self) -> str:
+        """The header of a request for scores; empty without a key.
+
+        Raises:
+            CredentialsUnreadable: the file cannot be read.
+
+        """
+        if self.score_api_key_file is None:
+            return ""
+        key = read_secret(self.score_api_key_file, "RATCHET_TRAINING_SCORE_API_KEY_FILE")
+        return f"Bearer {key}"
 
     @field_validator("sft", "dpo", "kto", "grpo", "rloo", "ppo", "online_dpo", "reward")
     @classmethod

@@ -6,18 +6,20 @@ Two replicas that see the same log ask for the same job_id, and a job_id is one 
 # pyright: strict
 from __future__ import annotations
 
+import heapq
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 from services.training.dataset_rows import answer_of, pair_of
 from services.training.jobs import JobQueue
 from services.training.pair_index import CountedPair, PairIndex
+from services.training.reward_freshness import VotePlace
 from services.training.reward_schedule import PairShapes
 from services.training.row_checks import refusal
-from services.training.sides import DatasetRules, Sides, assign, set_apart
+from services.training.sides import DatasetRules, Sides, assign, prompts_of, set_apart
 from services.training.snapshot import Offsets
 from shared.contracts.events.base import Event
 from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted, UnpairedExample
@@ -86,6 +88,8 @@ class PairCounter:
         self._pairs = PairIndex() if index is None else index
         self._trained: dict[str, int] = {}
         self._sides: Sides[CountedPair] | None = None
+        self._judged: Collection[CountedPair] = ()
+        """All that are set apart for the judge, with `_sides`."""
 
     def apply(self, event: Event, place: str, offset: int) -> None:
         """Fold one event of `preferences.v1` that came from `place` (topic/partition)."""
@@ -214,10 +218,35 @@ class PairCounter:
                 shapes.lengths[pair.chars] += 1
         return before, since
 
+    def unlearned(self, offsets: Offsets, most: int) -> list[VotePlace]:
+        """The newest votes that a reward model of a snapshot up to these offsets never learned from.
+
+        They came since, and are such as its accuracy was measured on: people's, of raters and prompts
+        that are trained on or held out, none on a prompt that was set apart for it.
+
+        Returns:
+            Their places, newest first, at most so many.
+
+        """
+        sides = self._current()
+        learned = prompts_of(
+            pair for pair in self._judged if pair.offset < offsets.get(pair.place, 0)
+        )
+        fresh = (
+            pair
+            for side in (sides.train, sides.heldout)
+            for pair in side
+            if pair.judges
+            and pair.offset >= offsets.get(pair.place, 0)
+            and pair.prompt_digest not in learned
+        )
+        newest = heapq.nlargest(most, fresh, key=lambda pair: (pair.day, pair.offset, pair.place))
+        return [(pair.place, pair.offset) for pair in newest]
+
     def _current(self) -> Sides[CountedPair]:
         if self._sides is None:
-            trainable, judged = set_apart(self._pairs.pairs(), self._rules)
-            self._sides = assign(trainable, judged, self._rules)
+            trainable, self._judged = set_apart(self._pairs.pairs(), self._rules)
+            self._sides = assign(trainable, self._judged, self._rules)
         return self._sides
 
 

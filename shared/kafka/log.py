@@ -266,17 +266,20 @@ async def records_to_end(
     *topics: str,
     timeout_s: float,
     keep: Callable[[Record], bool] = lambda _: True,
+    since: Literal["earliest", "latest"] = "earliest",
+    positions: Positions | None = None,
     newest: int | None = None,
 ) -> AsyncGenerator[Record]:
     """Everything that is in some topics now and is to `keep`, in order per partition.
 
-    With `newest`, at most so many records of each partition are read. Few are in memory at a time.
+    It begins where `EventLog.tail` does with `since`, `positions` and `newest`. Few records are in
+    memory at a time.
 
     Raises:
         LogUnavailable: the end was not reached within `timeout_s` seconds.
 
     """
-    tail = log.tail(*topics, newest=newest)
+    tail = log.tail(*topics, since=since, positions=positions, newest=newest)
     found = asyncio.Queue[Record | None](PER_TURN)
 
     async def collect() -> None:

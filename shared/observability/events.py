@@ -21,5 +21,7 @@ class Unavailable(StrEnum):
     """The detector of personal data."""
     judge = "judge.unavailable"
     """The AI judge of evaluations."""
+    scorer = "scorer.unavailable"
+    """The served reward model."""
     storage = "storage.unavailable"
     """The store of datasets and adapters."""

@@ -253,17 +253,24 @@ def test_policies_let_through_what_the_environment_alone_turns_on(folder: Path) 
     environment = {
         "RATCHET_ROUTER_MODERATION_URL": "http://here-inference:8084",
         "RATCHET_FEEDBACK_VOTING_RANK_HOURS": 6,
+        "RATCHET_TRAINING_INFERENCE_URL": "http://here-inference:8084",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
     }
     opened = render(values | {"env": environment}, folder)
     assert [outward(objects, "rollout") & {4318} for objects in (closed, opened)] == [set(), {4318}]
-    for name in ("router", "feedback"):
+    for name in ("router", "feedback", "training"):
         asks = [
             f"component: {name}" in yaml.safe_dump(scored(objects)) for objects in (closed, opened)
         ]
         assert asks == [False, True], name
     off = render(values | {"env": {"RATCHET_FEEDBACK_VOTING_RANK_HOURS": 0}}, folder)
     assert scored(off) == scored(closed)
+    keyed = {"training": {"filesSecret": "mine", "files": {"scoreApiKey": "key"}}}
+    objects = render(values | keyed, folder)
+    asks = environments(objects)["training"]
+    assert asks["RATCHET_TRAINING_INFERENCE_URL"] == "http://here-inference:8084"
+    assert asks["RATCHET_TRAINING_SCORE_API_KEY_FILE"] == "/etc/ratchet-files/training/scoreApiKey"
+    assert "component: training" in yaml.safe_dump(scored(objects))
 
 
 def scored(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:

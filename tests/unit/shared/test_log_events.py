@@ -25,6 +25,7 @@ EVENTS = {
     "StoreUnavailable": Unavailable.storage,
     "AdapterUnavailable": Unavailable.storage,
     "JudgeUnavailable": Unavailable.judge,
+    "NotScored": Unavailable.scorer,
 }
 """The errors that mean an outage, and the event that tells of each."""
 

@@ -295,6 +295,9 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- else if eq .name "training" -}}
 {{- $_ := set $found "RATCHET_DATASETS_URI" $values.storage.datasets -}}
 {{- $_ := set $found "RATCHET_INFERENCE_MAX_CONTEXT" $values.model.maxContext -}}
+{{- if hasKey ($values.training.files | default dict) "scoreApiKey" -}}
+{{- $_ := set $found "RATCHET_TRAINING_INFERENCE_URL" (printf "http://%s-inference:%d" $base (int64 $services.inference.port)) -}}
+{{- end -}}
 {{- else if has .name (list "cli" "topics") -}}
 {{- $_ := set $found "RATCHET_KAFKA_JOIN_PARTITIONS" $values.kafka.joinPartitions -}}
 {{- $_ := set $found "RATCHET_KAFKA_REPLICATION" $values.kafka.replication -}}
