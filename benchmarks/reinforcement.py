@@ -11,7 +11,6 @@ than 10 nats an answer.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import shutil
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 
 from benchmarks.training_stages import ROOT, first_version, train, write
 from deploy.starter import corpus
+from services.training.trainers.job import noted_steps
 from shared.contracts.recipes import ONLINE
 
 FOLDER = ROOT / ".run/reinforcement"
@@ -101,9 +101,9 @@ def pairs(split: str, count: int, rng: random.Random) -> list[dict[str, Any]]:
 
 def last_step(folder: Path, stage: str) -> int:
     """Steps of a stage, as it noted them."""
-    lines = (folder / "progress.jsonl").read_text(encoding="utf-8").splitlines()
-    noted = (json.loads(line) for line in lines)
-    return max(line["total"] for line in noted if line["stage"] == stage)
+    noted = noted_steps((folder / "progress.jsonl").read_bytes())
+    steps = [step.total for step in noted if step.stage == stage and not step.preparing]
+    return max(steps)
 
 
 if __name__ == "__main__":
