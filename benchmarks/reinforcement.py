@@ -18,9 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.training_stages import ROOT, first_version, train, write
+from benchmarks.training_stages import ROOT, first_version, read, train, write
 from deploy.starter import corpus
-from services.training.trainers.job import noted_steps
 from shared.contracts.recipes import ONLINE
 
 FOLDER = ROOT / ".run/reinforcement"
@@ -101,9 +100,8 @@ def pairs(split: str, count: int, rng: random.Random) -> list[dict[str, Any]]:
 
 def last_step(folder: Path, stage: str) -> int:
     """Steps of a stage, as it noted them."""
-    noted = noted_steps((folder / "progress.jsonl").read_bytes())
-    steps = [step.total for step in noted if step.stage == stage and not step.preparing]
-    return max(steps)
+    noted = read(folder / "progress.jsonl")
+    return max(step["total"] for step in noted if step["stage"] == stage and not step["preparing"])
 
 
 if __name__ == "__main__":

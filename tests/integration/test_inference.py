@@ -20,6 +20,7 @@ import pytest
 
 from deploy.local.ports import free_ports
 from deploy.local.stack import Stack
+from services.cli import version_compare, version_export
 from shared.contracts.events.base import Message
 from shared.contracts.events.generations import GenerationFinished, GenerationRequested
 from shared.contracts.events.versions import (
@@ -306,6 +307,33 @@ async def test_hostile_records_delete_nothing_and_harm_no_other_version(
     assert await harness.adapter(hostile) is None, "its record cannot be read"
     assert precious.read_text() == "kept"
     assert await harness.ready() == 200
+
+
+async def test_an_exported_folder_is_loaded_as_it_is(
+    harness: InferenceHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of `ratchet versions export`, by vLLM under another name, which answers as the version does."""
+    version = await harness.stable_version("tiny-v1.0")
+    record = harness.records[version].model_dump(mode="json")
+    monkeypatch.setattr(version_compare, "record_of", lambda _: record)
+    monkeypatch.setattr(version_export, "erased_rows_of", lambda _: 0)
+    folder, name = tmp_path / "exported", f"{harness.name}-elsewhere"
+    await asyncio.to_thread(version_export.export_version, version, folder)
+    body = {"lora_name": name, "lora_path": str(folder)}
+
+    async def answer() -> str | None:
+        """The service takes out again what no record names, sooner or later."""
+        url = harness.stack.url("vllm") + "/v1/load_lora_adapter"
+        async with harness.http.post(url, json=body) as loaded:
+            await loaded.read()
+        return await said(name)
+
+    async def said(model: str) -> str | None:
+        status, answer = await harness.chat(model, max_tokens=16)
+        return answer["choices"][0]["message"]["content"] if status == 200 else None
+
+    assert await eventually(answer, "vLLM has loaded the folder") == await said(version)
+    assert await said(version) != await said(str(harness.tiny / "base"))
 
 
 async def test_twin_of_a_loaded_adapter_waits_for_people(harness: InferenceHarness) -> None:
