@@ -103,10 +103,11 @@ def wanted_versions(
 ) -> tuple[Version, ...]:
     """Released versions that belong in an engine, the most important first.
 
-    Stable, canary and shadow versions, then references of holdouts, then the registered ones of a model without a stable
-    version, as one becomes stable only after an engine has verified it, then each model's most
-    recently retired one (the way back) but for those retired by hand, then the other registered ones of settings, which are
-    evaluated before their rollout. Versions that no gate released are never among them.
+    Stable, canary and shadow versions, then references of holdouts, then the registered ones of a model
+    without a stable version, as one becomes stable only after an engine has verified it, then each
+    model's most recently retired one (the way back) but for those retired by hand, then the other
+    registered ones of settings, which are evaluated before their rollout. Versions that no gate
+    released are never among them.
     `limit` bounds their adapters; a version that serves the base alone takes no place, nor does one
     that is not `of_this_base`, whose adapter is never loaded.
     """

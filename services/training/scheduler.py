@@ -66,7 +66,8 @@ class Scheduler:
     ) -> None:
         """Take the log, what it is folded into, and where pairs are kept over restarts.
 
-        `fresh` has fresh votes scored; without it accuracy on them starts no training. `remind` is told where the collection plan stands, at each look while it is on.
+        `fresh` has fresh votes scored; without it accuracy on them starts no training. `remind` is
+        told where the collection plan stands, at each look while it is on.
         """
         self._remind = remind
         self._fresh = fresh

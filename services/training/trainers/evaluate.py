@@ -1,6 +1,7 @@
 """Evaluation on held-out prompts: win rate, perplexity, length and stopping, against the parent.
 
-Of a longer chain the win rate over its first version, too. Only measures; what the figures mean for a release is the service's gate.
+Of a longer chain the win rate over its first version, too. Only measures; what the figures mean for
+a release is the service's gate.
 """
 
 from __future__ import annotations
