@@ -319,21 +319,23 @@ async def test_an_exported_folder_is_loaded_as_it_is(
     monkeypatch.setattr(version_export, "erased_rows_of", lambda _: 0)
     folder, name = tmp_path / "exported", f"{harness.name}-elsewhere"
     await asyncio.to_thread(version_export.export_version, version, folder)
-    body = {"lora_name": name, "lora_path": str(folder)}
 
-    async def answer() -> str | None:
-        """The service takes out again what no record names, sooner or later."""
-        url = harness.stack.url("vllm") + "/v1/load_lora_adapter"
-        async with harness.http.post(url, json=body) as loaded:
-            await loaded.read()
-        return await said(name)
+    async def engine(do: str, **body: str) -> None:
+        url = f"{harness.stack.url('vllm')}/v1/{do}_lora_adapter"
+        async with harness.http.post(url, json={"lora_name": name, **body}) as response:
+            assert response.status == 200, await response.text()
 
-    async def said(model: str) -> str | None:
+    async def said(model: str) -> str:
         status, answer = await harness.chat(model, max_tokens=16)
-        return answer["choices"][0]["message"]["content"] if status == 200 else None
+        assert status == 200, answer
+        return answer["choices"][0]["message"]["content"]
 
-    assert await eventually(answer, "vLLM has loaded the folder") == await said(version)
-    assert await said(version) != await said(str(harness.tiny / "base"))
+    await engine("load", lora_path=str(folder))
+    try:
+        assert await said(name) == await said(version)
+        assert await said(version) != await said(str(harness.tiny / "base"))
+    finally:
+        await engine("unload")  # it is a twin of the version, and of those of other tests
 
 
 async def test_twin_of_a_loaded_adapter_waits_for_people(harness: InferenceHarness) -> None:
