@@ -28,6 +28,11 @@ def read_secret(path: Path, variable: str) -> str:
     return text
 
 
+def bearer(path: Path | None, variable: str) -> str:
+    """The Authorization header with a file's key; empty without a file. Errors are `read_secret`'s."""
+    return f"Bearer {read_secret(path, variable)}" if path is not None else ""
+
+
 def tls_context(ca_file: Path | None, variable: str) -> ssl.SSLContext:
     """A client's TLS that trusts one file of authorities; none: the system's.
 

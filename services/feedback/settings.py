@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
 from services.feedback.ingestion_settings import IngestionSettings
-from shared.credentials import CredentialsUnreadable, read_secret
+from shared.credentials import CredentialsUnreadable, bearer, read_secret
 from shared.http.cors import check_origins
 from shared.settings import service_config, split_list
 
@@ -124,10 +124,7 @@ class FeedbackSettings(IngestionSettings):
             CredentialsUnreadable: the file cannot be read.
 
         """
-        if self.router_api_key_file is None:
-            return ""
-        key = read_secret(self.router_api_key_file, "RATCHET_FEEDBACK_ROUTER_API_KEY_FILE")
-        return f"Bearer {key}"
+        return bearer(self.router_api_key_file, "RATCHET_FEEDBACK_ROUTER_API_KEY_FILE")
 
     @property
     def takes_anonymous_votes(self) -> bool:

@@ -14,7 +14,7 @@ from services.training.plans import PLANS, CollectionPlan, PlanName
 from services.training.sides import DatasetRules
 from shared.contracts.events.base import ModelName
 from shared.contracts.recipes import HYPERPARAMETERS, MAX_SEED, parse
-from shared.credentials import read_secret
+from shared.credentials import bearer, read_secret
 from shared.settings import ServiceSettings, service_config, shared_name, split_list
 from shared.webhook_settings import WebhookSettings
 
@@ -167,10 +167,7 @@ class TrainingSettings(ServiceSettings, WebhookSettings):
             CredentialsUnreadable: the file cannot be read.
 
         """
-        if self.score_api_key_file is None:
-            return ""
-        key = read_secret(self.score_api_key_file, "RATCHET_TRAINING_SCORE_API_KEY_FILE")
-        return f"Bearer {key}"
+        return bearer(self.score_api_key_file, "RATCHET_TRAINING_SCORE_API_KEY_FILE")
 
     @field_validator("sft", "dpo", "kto", "grpo", "rloo", "ppo", "online_dpo", "reward")
     @classmethod

@@ -19,6 +19,7 @@ from shared.contracts.events.versions import (
     Fingerprint,
     GateResult,
     Lifecycle,
+    RewardRecord,
     VersionRecord,
     VersionState,
     record_key,
@@ -113,6 +114,25 @@ def record(version: str, **fields: Any) -> VersionRecord:
         **fields,
     }
     return VersionRecord(**given)
+
+
+def reward_record(name: str = f"{MODEL}-reward-v1", **fields: Any) -> RewardRecord:
+    given = {
+        "name": name,
+        "model": MODEL,
+        "base": "base",
+        "adapter_uri": "memory://reward",
+        "adapter_sha256": "0" * 64,
+        "dataset": DatasetRef(dataset_id="d", uri="d", sha256="0", rows=1),
+        "hyperparameters": {},
+        "seed": 0,
+        "code_revision": "cafe",
+        "metrics": {},
+        "job_id": f"job of {name}",
+        "created_at": NOW,
+        **fields,
+    }
+    return RewardRecord(**given)
 
 
 def state(version: str, lifecycle: Lifecycle) -> VersionState:

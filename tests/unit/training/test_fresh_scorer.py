@@ -26,7 +26,7 @@ from services.training.settings import TrainingSettings
 from services.training.trigger import PairCounter
 from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted
 from shared.contracts.events.training import TrainingMethod, TrainingRequested
-from shared.contracts.events.versions import DatasetRef, RewardRecord, reward_key
+from shared.contracts.events.versions import DatasetRef, reward_key
 from shared.contracts.topics import PREFERENCES, TRAINING_JOBS, VERSIONS
 from shared.http.reward_scores import RewardScores
 from shared.kafka.envelope import decode, models_by_type
@@ -34,7 +34,7 @@ from shared.registry.follow import RegistryFollower
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.waiting import eventually
-from tests.unit.training.builders import MODEL, NOW, pair_event, retraction
+from tests.unit.training.builders import MODEL, pair_event, retraction, reward_record
 
 VOTES = 220
 MIN_VOTES = 100
@@ -104,19 +104,10 @@ class FreshHarness:
         await self.log.publish(PREFERENCES, key=event.pair_id, event=event, event_id=event.pair_id)
 
     async def publish_reward(self, name: str, offsets: dict[str, int]) -> None:
-        record = RewardRecord(
-            name=name,
-            model=MODEL,
-            base="base",
-            adapter_uri="memory://reward",
-            adapter_sha256="0" * 64,
+        record = reward_record(
+            name,
             dataset=DatasetRef(dataset_id="d", uri="d", sha256="0", rows=1, offsets=offsets),
-            hyperparameters={},
-            seed=0,
-            code_revision="cafe",
             metrics={"accuracy": 0.9, "tested": 200.0},
-            job_id=f"job of {name}",
-            created_at=NOW,
         )
         await self.log.publish(VERSIONS, key=reward_key(name), event=record, event_id=name)
         await eventually(

@@ -26,29 +26,25 @@ from services.training.trigger import PairCounter
 from shared.contracts.events.base import EncryptedTexts, Message, ToolCall
 from shared.contracts.events.preferences import PairSource
 from shared.contracts.events.training import RunPhase, TrainingMethod, TrainingProgress
-from shared.contracts.events.versions import DatasetRef, RewardRecord, reward_key
+from shared.contracts.events.versions import RewardRecord, reward_key
 from shared.registry.versions import Registry
-from tests.unit.training.builders import MODEL, NOW, example_event, pair_event, retraction, turns
+from tests.unit.training.builders import (
+    MODEL,
+    NOW,
+    example_event,
+    pair_event,
+    retraction,
+    reward_record,
+    turns,
+)
 
 PLACE = "ratchet.preferences.v1/0"
 LATER = NOW + timedelta(days=1)
 
 
 def published(number: int = 1, **metrics: float) -> RewardRecord:
-    return RewardRecord(
-        name=f"{MODEL}-reward-v{number}",
-        model=MODEL,
-        base="base",
-        adapter_uri="memory://reward",
-        adapter_sha256="0" * 64,
-        dataset=DatasetRef(dataset_id="d", uri="d", sha256="0", rows=1),
-        hyperparameters={},
-        seed=0,
-        code_revision="cafe",
-        metrics={"accuracy": 0.75, "tested": 200.0} | metrics,
-        job_id="job",
-        created_at=NOW,
-    )
+    figures = {"accuracy": 0.75, "tested": 200.0} | metrics
+    return reward_record(f"{MODEL}-reward-v{number}", metrics=figures)
 
 
 def registry(*records: RewardRecord) -> Registry:

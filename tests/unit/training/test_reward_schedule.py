@@ -23,9 +23,9 @@ from services.training.sides import DatasetRules
 from services.training.trigger import PairCounter
 from shared.contracts.events.base import Context
 from shared.contracts.events.training import RunPhase, TrainingMethod, TrainingProgress
-from shared.contracts.events.versions import DatasetRef, RewardRecord, reward_key
+from shared.contracts.events.versions import reward_key
 from shared.registry.versions import Registry
-from tests.unit.training.builders import MODEL, NOW, pair_event
+from tests.unit.training.builders import MODEL, NOW, pair_event, reward_record
 
 QUIET = RewardInputs(model=MODEL, judge_pairs=30, min_judge_pairs=30, every_days=30, max_drift=0.2)
 
@@ -38,22 +38,8 @@ def pairs(count: int, *, long: bool = False, seed: int = 0) -> PairShapes:
 
 def rewarded() -> Registry:
     made = Registry()
-    name = f"{MODEL}-reward-v1"
-    record = RewardRecord(
-        name=name,
-        model=MODEL,
-        base="base",
-        adapter_uri="memory://reward",
-        adapter_sha256="0" * 64,
-        dataset=DatasetRef(dataset_id="d", uri="d", sha256="0", rows=1),
-        hyperparameters={},
-        seed=0,
-        code_revision="cafe",
-        metrics={},
-        job_id="job",
-        created_at=NOW,
-    )
-    made.apply(reward_key(name), record.to_json())
+    record = reward_record()
+    made.apply(reward_key(record.name), record.to_json())
     return made
 
 
