@@ -18,6 +18,7 @@ from deploy.local.ports import free_ports
 from deploy.local.stack import Stack
 from shared.contracts.events.rollouts import Decision, DecisionKind, LeaderElected, Phase
 from shared.contracts.topics import ROLLOUTS
+from shared.http.client import request_within
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.registry.routing import RoutingState
@@ -27,6 +28,7 @@ pytestmark = [pytest.mark.verify, pytest.mark.timeout(900)]
 
 ROUTERS = ("router", "router2", "router3")
 RATE = 500.0
+CALL_S = 30.0
 ROLLBACKS = 100
 SETTLE_S = 0.4
 """Between two decisions: longer than the latency that is allowed."""
@@ -155,7 +157,7 @@ class SteadyLoad:
         url = f"{self._urls[number % len(self._urls)]}/v1/chat/completions"
         sent_at = time.monotonic()
         try:
-            async with self._session.post(url, json=body) as answer:
+            async with request_within(CALL_S, self._session, "POST", url, json=body) as answer:
                 await answer.read()
                 arm = answer.headers.get("x-ratchet-arm", "")
                 self.answers.append(RoutedAnswer(sent_at, arm, answer.status))

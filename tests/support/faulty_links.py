@@ -9,10 +9,13 @@ from typing import Any, Literal, Self
 import aiohttp
 from aiohttp import web
 
+from shared.http.client import request_within
 from tests.support.rollout_harness import HOST
 
 SLOW_S = 60.0
 """Longer than anybody waits for an answer."""
+ANSWER_S = 30.0
+"""For an answer of the Prometheus behind."""
 CHUNK = 65_536
 
 
@@ -102,9 +105,11 @@ class FaultyPrometheus:
         asked = await request.post()
         url = f"{self._upstream}/api/v1/query"
         try:
-            async with self._session.post(url, data=dict(asked)) as answer:
+            async with request_within(
+                ANSWER_S, self._session, "POST", url, data=dict(asked)
+            ) as answer:
                 body = await answer.json()
-        except aiohttp.ClientError as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
             return web.json_response({"status": "error", "error": str(error)}, status=502)
         result: list[dict[str, Any]] = body["data"]["result"]
         if self.fault == "empty":

@@ -22,6 +22,7 @@ from demo.users import MODEL
 from deploy.local.stack import Stack
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
 from shared.contracts.topics import DEAD_LETTERS, FEEDBACK, INTERACTIONS, intake_topic
+from shared.http.client import request_within
 from shared.kafka.log import LogUnavailable, NewRecord
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
@@ -74,14 +75,13 @@ class MassFeedback:
         log = KafkaLog(KafkaConnection(self.stack.address("kafka")), source="/ratchet/test")
         await log.start()
         rounds = asyncio.Semaphore(ROUNDS_AT_ONCE)
-        timeout = aiohttp.ClientTimeout(total=CALL_S)
-        async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.TaskGroup() as group:
+        async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
             self._session, self._log = session, log
             for _ in range(round(events / ROUND)):
                 await rounds.acquire()
                 task = group.create_task(self._round())
                 task.add_done_callback(lambda _: rounds.release())
-        async with aiohttp.ClientSession(timeout=timeout) as self._session:
+        async with aiohttp.ClientSession() as self._session:
             while self._late:
                 await self._give_late()
         await log.stop()
@@ -149,7 +149,9 @@ class MassFeedback:
 
                 async def call() -> str:
                     headers = {"x-ratchet-user": f"u{self._rng.randrange(100_000)}"}
-                    async with self._session.post(url, data=body, headers=headers) as answer:
+                    async with request_within(
+                        CALL_S, self._session, "POST", url, data=body, headers=headers
+                    ) as answer:
                         await answer.read()
                         answer.raise_for_status()
                         return answer.headers["x-ratchet-trace-id"]
@@ -181,7 +183,7 @@ class MassFeedback:
         )
 
         async def call() -> list[Item]:
-            async with self._session.post(url, data=body) as answer:
+            async with request_within(CALL_S, self._session, "POST", url, data=body) as answer:
                 raw = await answer.read()
                 answer.raise_for_status()
                 return orjson.loads(raw)["results"]
@@ -225,7 +227,9 @@ class MassFeedback:
 
             async def call(url: str = url, item: Item = item) -> None:
                 asked = {"trace_id": item["trace_id"], "type": item["type"]}
-                async with self._session.delete(url, params=asked) as answer:
+                async with request_within(
+                    CALL_S, self._session, "DELETE", url, params=asked
+                ) as answer:
                     await answer.read()
                     answer.raise_for_status()
 

@@ -38,6 +38,16 @@ from shared.webhook_message import WebhookMessage
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 0.05
 METHODS = frozenset(("delete", "get", "head", "options", "patch", "post", "put", "request"))
+FOLDERS = (
+    "services",
+    "shared",
+    "deploy",
+    "demo",
+    "benchmarks",
+    "examples",
+    "tests/support",
+    "tests/chaos",
+)
 EXEMPT = frozenset(map(Path, ("shared/http/client.py", "demo/faultproxy.py")))
 """The one place that makes requests; a proxy whose requests have no deadline."""
 Caller = Callable[[aiohttp.ClientSession, str], Awaitable[object]]
@@ -239,7 +249,7 @@ def test_no_client_leaves_a_deadline_to_aiohttp() -> None:
     assert requests_with_timers("async def f(session):\n return await session.request('')") == [2]
     clients = [
         path
-        for folder in ("services", "shared", "deploy", "demo")
+        for folder in FOLDERS
         for path in (ROOT / folder).rglob("*.py")
         if "import aiohttp" in path.read_text() and path.relative_to(ROOT) not in EXEMPT
     ]

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import aiohttp
 
+from shared.http.client import request_within
 from tests.support.upgrade.replicas import FEEDBACKS, MODEL, ROUTERS
 
 Given = dict[str, Any]
@@ -88,12 +89,11 @@ class UpgradeUsers:
 
     async def __aenter__(self) -> Self:
         headers = {"authorization": f"Bearer {self._key}"}
-        timeout = aiohttp.ClientTimeout(total=CALL_S)
-        self._http = aiohttp.ClientSession(headers=headers, timeout=timeout)
+        self._session = aiohttp.ClientSession(headers=headers)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._http.close()
+        await self._session.close()
 
     async def act(self, actions: int, *, kinds: tuple[str, ...] = tuple(ACTIONS)) -> None:
         """Do so many things of these kinds, some at a time; returns when all have ended."""
@@ -203,7 +203,9 @@ class UpgradeUsers:
         }
         headers = {"x-ratchet-trace-id": trace} if trace else {}
         url = f"{self._one(ROUTERS)}/v1/chat/completions"
-        async with self._http.post(url, json=body, headers=headers) as answer:
+        async with request_within(
+            CALL_S, self._session, "POST", url, json=body, headers=headers
+        ) as answer:
             text = await answer.text()
             if answer.status != 200:
                 self.problems.append(f"{url}: {answer.status} {text[:200]}")
@@ -244,7 +246,7 @@ class UpgradeUsers:
 
     async def _call(self, method: str, url: str, **arguments: Any) -> dict[str, Any]:
         """The answer's JSON; empty, and a problem noted, where it is no success."""
-        async with self._http.request(method, url, **arguments) as answer:
+        async with request_within(CALL_S, self._session, method, url, **arguments) as answer:
             text = await answer.text()
             if answer.status < 300:
                 return await answer.json()
