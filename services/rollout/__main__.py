@@ -30,7 +30,7 @@ from services.rollout.registrations import Registrations
 from services.rollout.routes import create_app, guarded
 from services.rollout.settings import RolloutSettings
 from services.rollout.shadow_results import ShadowResults
-from services.rollout.strategy import read
+from services.rollout.strategy_files import StrategyFolder, read
 from services.rollout.webhooks import announce as announce_to
 from shared.clock import SystemClock
 from shared.contracts.events.rollouts import Decision
@@ -138,7 +138,7 @@ async def run(settings: RolloutSettings) -> None:
             decision_log,
             versions.registry,
             keys,
-            settings.strategy.parent,
+            StrategyFolder(settings.strategy.parent),
             AuditLog(log),
             Registrations(log, versions.registry, clock, agents.bases),
             evaluations,

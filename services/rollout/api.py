@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -20,7 +19,6 @@ from services.rollout.controller import Controller
 from services.rollout.counts import ArmCounts, JudgeState
 from services.rollout.decision_log import DecisionLog, RolloutHistory
 from services.rollout.errors import (
-    BadStrategy,
     Conflict,
     DecisionNotAcknowledged,
     LeadershipLost,
@@ -43,7 +41,8 @@ from services.rollout.requests import (
     RetireRequest,
     StartRequest,
 )
-from services.rollout.strategy import Strategy, parse, read
+from services.rollout.strategy import Strategy
+from services.rollout.strategy_files import StrategyFolder, parse
 from services.rollout.views import decision_view, holdout_view, rollout_view, version_view
 from shared.contracts.events.api_keys import Permission
 from shared.http.problems import InvalidField
@@ -63,7 +62,6 @@ MAX_WAITING = 3
 UNKNOWN = "it is not known whether the decision was written"
 LOOK_FIRST = "look with `ratchet rollout status` before another try"
 _DECISION_ID = re.compile(r"^\d{1,18}:\d{1,18}$")
-_STRATEGY_NAME = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$")
 
 
 class RolloutApi:
@@ -75,7 +73,7 @@ class RolloutApi:
         decision_log: DecisionLog,
         registry: Registry,
         keys: KeyRing,
-        strategies: Path,
+        strategies: StrategyFolder,
         audit: AuditLog,
         registrations: Registrations,
         evaluations: Evaluations,
@@ -394,21 +392,15 @@ class RolloutApi:
         """Traffic of the model's unfinished rollout, from the judge's own counts."""
         history = self._decision_log.unfinished_of(model)
         state, judged, _ = self._controller.newest(history) if history else (None, None, None)
-        both = judged.totals.candidate + judged.totals.stable if judged else ArmCounts()
-        if state is None or not both.requests:
+        counts = judged.totals.candidate + judged.totals.stable if judged else ArmCounts()
+        if state is None or not counts.requests:
             raise field_refusal(
                 Conflict,
                 "traffic",
                 f"no unfinished rollout of {model} has counted requests",
                 "say the traffic",
             )
-        spent = max(1.0, (state.updated_at - state.started_at).total_seconds())
-        return Traffic(
-            requests_per_s=both.requests / spent,
-            feedback_share=both.scores / both.requests,
-            error_rate=min(max(both.failures / both.requests, 1e-4), 0.99),
-            score=min(max(both.score_sum / both.scores, 0.01), 0.99) if both.scores else 0.7,
-        )
+        return Traffic.of(counts, (state.updated_at - state.started_at).total_seconds())
 
     def _view(self, history: RolloutHistory) -> dict[str, Any]:
         state, judged, verdict = self._controller.newest(history)
@@ -419,16 +411,7 @@ class RolloutApi:
             return None
         if isinstance(asked, dict):
             return parse(asked)
-        path = self._strategies / f"{asked}.yaml"
-        if not _STRATEGY_NAME.match(asked) or not path.is_file():
-            known = ", ".join(sorted(one.stem for one in self._strategies.glob("*.yaml")))
-            raise field_refusal(
-                BadStrategy,
-                "strategy",
-                f"{asked} is not known",
-                f"there are {known}, or send one whole",
-            )
-        return read(path)
+        return self._strategies.named(asked)
 
 
 def _order(decision_id: str) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from services.rollout.errors import BadStrategy
 from services.rollout.state import RolloutState
-from services.rollout.strategy import parse
+from services.rollout.strategy_files import parse
 from shared.contracts.events.rollouts import Decision, DecisionKind, LeaderElected
 from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
 from shared.kafka.log import Record

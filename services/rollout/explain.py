@@ -13,16 +13,10 @@ from math import inf, log
 from typing import Any
 
 from services.rollout import eprocess
+from services.rollout.counts import ArmCounts
 from services.rollout.criteria import alpha_of
 from services.rollout.criteria.ratios import ErrorRatio, Satisfaction
-from services.rollout.strategy import (
-    Analysis,
-    JudgeSettings,
-    Pause,
-    SetWeight,
-    Shadow,
-    Strategy,
-)
+from services.rollout.strategy import Analysis, JudgeSettings, Pause, SetWeight, Shadow, Strategy
 from services.rollout.units import UNITS_S
 from shared.contracts.events.base import WEIGHT_SCALE
 
@@ -41,6 +35,16 @@ class Traffic:
     feedback_share: float = 0.05
     error_rate: float = 0.005
     score: float = 0.7
+
+    @classmethod
+    def of(cls, counts: ArmCounts, spent_s: float) -> Traffic:
+        """That of counts (at least one request) over so many seconds; bounded away from 0 and 1."""
+        return cls(
+            requests_per_s=counts.requests / max(1.0, spent_s),
+            feedback_share=counts.scores / counts.requests,
+            error_rate=min(max(counts.failures / counts.requests, 1e-4), 0.99),
+            score=min(max(counts.score_sum / counts.scores, 0.01), 0.99) if counts.scores else 0.7,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from typing import Any
 from services.rollout.counts import ArmCounts, JudgeState, Slice
 from services.rollout.evidence import recorded_statistic
 from services.rollout.judge import Judge
-from services.rollout.strategy import Strategy, parse
+from services.rollout.strategy import Strategy
+from services.rollout.strategy_files import parse
 from shared.contracts.events.rollouts import AnalysisOutcome, Decision
 
 JUDGED = frozenset(

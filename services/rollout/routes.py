@@ -25,7 +25,7 @@ from services.rollout.requests import (
     RetireRequest,
     StartRequest,
 )
-from services.rollout.strategy import json_schema
+from services.rollout.strategy_files import json_schema
 from shared.http.asgi import Scope
 from shared.http.body import GuardedApp
 from shared.http.openapi import answers, describe, text_answer

@@ -1,30 +1,24 @@
-"""A rollout's strategy: steps, limits and the judge's settings, read from YAML."""
+"""A rollout's strategy: steps, limits and the judge's settings."""
 
 # pyright: strict
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import orjson
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     model_validator,
 )
 
-from services.rollout.errors import BadStrategy
 from services.rollout.freeze import FreezeWindow
 from services.rollout.units import Seconds, Share, Weight
 from shared.contracts.events.base import WEIGHT_SCALE
-from shared.file_faults import fault_of, load_yaml
-from shared.validation import field_refusal, rule_and_remedy
 
 MAX_STEPS = 64
 MAX_FREEZES = 32
@@ -331,83 +325,3 @@ class Strategy(_Part):
         """The error limit of users' requests that holds at a step."""
         step = self.steps[self.weight_step(index)]
         return step.error_limit if isinstance(step, SetWeight) else None
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of a strategy file, for editors and checks before a rollout."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Strategy.model_json_schema(by_alias=True, mode="validation"),
-    }
-
-
-def parse(raw: object, *, source: str = "strategy") -> Strategy:
-    """A strategy from what YAML or JSON gave.
-
-    Raises:
-        BadStrategy: names the field, the rule and the remedy.
-
-    """
-    if not isinstance(raw, dict):
-        raise field_refusal(BadStrategy, source, "is no mapping", "write one with name and steps")
-    given = dict(cast("dict[Any, Any]", raw))
-    steps: object = given.get("steps")
-    if isinstance(steps, list):
-        given["steps"] = [
-            _checked(step, f"{source}.steps.{number}")
-            for number, step in enumerate(cast("list[object]", steps))
-        ]
-    try:
-        return Strategy.model_validate(given)
-    except ValidationError as error:
-        said = error.errors(include_url=False, include_input=False)[0]
-        rule, remedy = rule_and_remedy(said)
-        kinds = set(KINDS.values())  # the tag that the path of a step goes through
-        path = ".".join(str(part) for part in said["loc"] if part not in kinds)
-        field = f"{source}.{path}" if path else source
-        raise field_refusal(BadStrategy, field, rule, remedy) from None
-
-
-def _checked(step: object, field: str) -> dict[str, object]:
-    """A step of one known kind; `- analysis:` with nothing behind it is the default one."""
-    if not isinstance(step, dict):
-        raise field_refusal(BadStrategy, field, "is no mapping", "write one such as setWeight: 5")
-    given = {str(key): value for key, value in cast("dict[object, object]", step).items()}
-    kinds = KINDS.keys() & given.keys()
-    if len(kinds) != 1:
-        raise field_refusal(
-            BadStrategy,
-            field,
-            f"has {', '.join(given) or 'nothing'}",
-            f"give it exactly one of {', '.join(KINDS)}",
-        )
-    kind = kinds.pop()
-    if given[kind] is None and kind in ("pause", "analysis"):
-        given[kind] = {}
-    return given
-
-
-def read(path: Path) -> Strategy:
-    """A strategy from a YAML file.
-
-    Raises:
-        BadStrategy: the file cannot be read, or says something wrong.
-
-    """
-    try:
-        raw: object = load_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise field_refusal(
-            BadStrategy,
-            "strategy",
-            f"{path.name} cannot be read ({error.strerror})",
-            "name a file that exists",
-        ) from None
-    except yaml.YAMLError as error:
-        raise field_refusal(
-            BadStrategy,
-            "strategy",
-            f"{path.name} is not YAML: {fault_of(error)}",
-            "correct the file",
-        ) from None
-    return parse(raw, source=path.stem)

@@ -29,7 +29,7 @@ from services.rollout.live_figures import LiveFigures
 from services.rollout.registrations import Registrations
 from services.rollout.routes import create_app, guarded
 from services.rollout.state import RolloutState
-from services.rollout.strategy import parse
+from services.rollout.strategy_files import StrategyFolder, parse
 from shared.clock import SystemClock
 from shared.contracts.topics import ROLLOUTS, VERSIONS
 from shared.keys import KeyRing
@@ -103,7 +103,7 @@ class ConsoleHarness:
             decisions,
             registry,
             keys,
-            STRATEGIES,
+            StrategyFolder(STRATEGIES),
             audit,
             registrations,
             evaluations,

@@ -11,7 +11,7 @@ from typing import Any
 from services.rollout.counts import ArmCounts, JudgeState, Slice
 from services.rollout.judge import Judge
 from services.rollout.state import RolloutState
-from services.rollout.strategy import parse
+from services.rollout.strategy_files import parse
 from shared.contracts.events.base import Event
 from shared.contracts.events.rollouts import Decision, DecisionKind, LeaderElected, Phase
 from shared.contracts.topics import ROLLOUT_HOLDS, ROLLOUTS

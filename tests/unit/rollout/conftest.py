@@ -18,6 +18,7 @@ from services.rollout.console.operator_views import OperatorViews
 from services.rollout.live_figures import LiveFigures
 from services.rollout.registrations import Registrations
 from services.rollout.routes import create_app, guarded
+from services.rollout.strategy_files import StrategyFolder
 from shared.clock import SystemClock
 from shared.http.operations import OperationsApp
 from shared.keys import KeyRing
@@ -42,7 +43,7 @@ def application(
         harness.decision_log,
         harness.versions.registry,
         keys,
-        STRATEGIES,
+        StrategyFolder(STRATEGIES),
         AuditLog(harness.log),
         Registrations(harness.log, harness.versions.registry, SystemClock(), harness.agents.bases),
         harness.evaluations,

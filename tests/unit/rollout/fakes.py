@@ -22,7 +22,8 @@ from services.rollout.leadership import DecisionLogFollower, Leadership
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.shadow_results import ShadowResults
 from services.rollout.state import EngineReport, RolloutState
-from services.rollout.strategy import Strategy, parse
+from services.rollout.strategy import Strategy
+from services.rollout.strategy_files import parse
 from shared.contracts.events.rollouts import Decision
 from shared.contracts.events.versions import (
     DatasetRef,

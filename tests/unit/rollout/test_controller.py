@@ -23,7 +23,7 @@ from services.rollout.counts import Arms, JudgeState, Slice
 from services.rollout.errors import Conflict, LeadershipLost, NotAllowed, NotLeading, Unknown
 from services.rollout.judge import Judge
 from services.rollout.state import EngineReport, RolloutState
-from services.rollout.strategy import read
+from services.rollout.strategy_files import read
 from shared.contracts.events.rollouts import DecisionKind, LeaderElected, Phase
 from shared.contracts.topics import ROLLOUTS, VERSIONS
 from shared.kafka.log import LogUnavailable

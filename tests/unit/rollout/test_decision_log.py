@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from services.rollout import audit
 from services.rollout.decision_log import MAX_HOLDS, DecisionLog
 from services.rollout.state import RolloutState
-from services.rollout.strategy import parse
+from services.rollout.strategy_files import parse
 from shared.contracts.events.base import Event
 from shared.contracts.events.rollouts import Decision, DecisionKind, LeaderElected, Phase
 from shared.contracts.topics import ROLLOUT_HOLDS, ROLLOUTS

@@ -13,7 +13,7 @@ from services.rollout.decision_log import RolloutHistory
 from services.rollout.engine_loss import AGENT_SILENT_S, CRASH_WAITS_S, LOSS_EXCLUDES_S
 from services.rollout.judge import Judge
 from services.rollout.state import EngineReport, RolloutState
-from services.rollout.strategy import parse
+from services.rollout.strategy_files import parse
 from shared.contracts.events.rollouts import AnalysisOutcome, DecisionKind, Phase
 from tests.unit.rollout.fakes import ControllerHarness
 

@@ -13,7 +13,7 @@ import pytest
 
 from services.rollout import evaluations, recorded_prompts
 from services.rollout.evaluations import MAX_TOKENS
-from services.rollout.strategy import parse
+from services.rollout.strategy_files import parse
 from shared.contracts.events.base import EncryptedTexts
 from shared.contracts.events.erasures import ErasureRequested
 from shared.contracts.events.generations import GenerationFinished, GenerationRequested

@@ -41,7 +41,8 @@ from services.rollout.evidence import (
 from services.rollout.judge import Judge
 from services.rollout.recorder import WHOLE_EVIDENCE_S
 from services.rollout.state import RolloutState
-from services.rollout.strategy import Strategy, parse
+from services.rollout.strategy import Strategy
+from services.rollout.strategy_files import parse
 from services.rollout.voters import voter_shares
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

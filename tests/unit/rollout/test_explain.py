@@ -12,7 +12,7 @@ import yaml
 from services.rollout.counts import ArmCounts, JudgeState, Slice
 from services.rollout.explain import Traffic, explain
 from services.rollout.judge import Judge
-from services.rollout.strategy import json_schema, parse, read
+from services.rollout.strategy_files import json_schema, parse, read
 from shared.contracts.events.rollouts import AnalysisOutcome
 
 DEFAULT = Path("services/rollout/strategies/default.yaml")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from services.rollout import steps
 from services.rollout.errors import BadStrategy
 from services.rollout.freeze import FreezeWindow, frozen_until
-from services.rollout.strategy import parse
+from services.rollout.strategy_files import parse
 from shared.contracts.events.rollouts import AnalysisOutcome, DecisionKind, Phase
 from tests.unit.rollout.test_steps import BAD, begun, seen
 

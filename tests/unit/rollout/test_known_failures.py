@@ -7,7 +7,7 @@ import pytest
 from services.rollout.counters import COUNTED, REQUESTS, CounterSeries
 from services.rollout.decision_log import RolloutHistory
 from services.rollout.state import RolloutState
-from services.rollout.strategy import parse
+from services.rollout.strategy_files import parse
 from shared.contracts.events.rollouts import AnalysisOutcome, DecisionKind, Phase
 from tests.unit.rollout.fakes import ControllerHarness, register, until_known
 

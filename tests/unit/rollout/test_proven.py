@@ -10,7 +10,8 @@ from services.rollout import steps
 from services.rollout.counts import ArmCounts, Arms, JudgeState, Slice
 from services.rollout.errors import BadStrategy
 from services.rollout.intervals import proven
-from services.rollout.strategy import JudgeSettings, parse
+from services.rollout.strategy import JudgeSettings
+from services.rollout.strategy_files import parse
 from shared.contracts.events.rollouts import DecisionKind
 from tests.unit.rollout.test_steps import begun, seen
 from tests.unit.rollout.test_voters import JUDGE, judged

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.rollout.settings import RolloutSettings
-from services.rollout.strategy import read
+from services.rollout.strategy_files import read
 from shared.settings import EXIT_CONFIGURATION
 
 VARIABLE = "RATCHET_ROLLOUT_ROUTER_MATCHERS"

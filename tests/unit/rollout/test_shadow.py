@@ -13,7 +13,7 @@ from services.rollout import steps
 from services.rollout.shadow import ShadowResult, ShadowTally
 from services.rollout.shadow_results import MAX_RESULTS, ShadowResults
 from services.rollout.state import EngineReport, Observation, RolloutState
-from services.rollout.strategy import parse
+from services.rollout.strategy_files import parse
 from services.rollout.views import sentence
 from shared.contracts.events.generations import GenerationFinished, ShadowComparison
 from shared.contracts.events.rollouts import DecisionKind, Phase

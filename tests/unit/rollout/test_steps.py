@@ -14,7 +14,7 @@ from services.rollout import engine_loss, steps
 from services.rollout.counts import ArmCounts
 from services.rollout.errors import BadStrategy, Conflict
 from services.rollout.state import CONTROLLER, EngineReport, Move, Observation, RolloutState
-from services.rollout.strategy import parse
+from services.rollout.strategy_files import parse
 from services.rollout.verdict import CriterionResult, CriterionState, Verdict
 from shared.contracts.events.rollouts import AnalysisOutcome, DecisionKind, Phase
 

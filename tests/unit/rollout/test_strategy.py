@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from services.rollout.errors import BadStrategy
-from services.rollout.strategy import Analysis, Pause, SetWeight, Shadow, parse, read
+from services.rollout.strategy import Analysis, Pause, SetWeight, Shadow
+from services.rollout.strategy_files import parse, read
 
 STRATEGIES = Path("services/rollout/strategies")
 SHIPPED = sorted([*STRATEGIES.glob("*.yaml"), *Path("demo/strategies").glob("*.yaml")])
