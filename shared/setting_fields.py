@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import AliasChoices
+from typing import Annotated
+
+from pydantic import AliasChoices, Field
+
+HttpAddress = Annotated[str, Field(pattern=r"^https?://")]
+"""Where a service is reached: http:// or https://, and a host."""
 
 
 def shared_name(name: str) -> AliasChoices:

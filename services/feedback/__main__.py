@@ -205,7 +205,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
                 timeout_s=settings.router_timeout_s,
                 purpose="evaluation",
             ),
-            scores=RewardScores(session, settings.inference_url, voting.authorization),
+            scores=RewardScores(session, settings.inference_url, lambda: voting.authorization),
             queue=ballots.reserve.queue,
             plan=voting.plan,
             compared=ballots.reserve.compared,

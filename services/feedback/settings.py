@@ -11,6 +11,7 @@ from pydantic_settings import NoDecode
 from services.feedback.ingestion_settings import IngestionSettings
 from shared.credentials import CredentialsUnreadable, bearer, read_secret
 from shared.http.cors import check_origins
+from shared.setting_fields import HttpAddress
 from shared.settings import service_config, split_list
 
 MIN_SECRET = 32
@@ -65,8 +66,8 @@ class FeedbackSettings(IngestionSettings):
     voting_rank_prompts: int = Field(
         default=100, ge=1, le=500, description="answered by two versions each time, at most"
     )
-    inference_url: str = Field(
-        default="http://127.0.0.1:8084", pattern=r"^https?://", description="scores for the ranking"
+    inference_url: Annotated[tuple[HttpAddress, ...], NoDecode] = Field(
+        default=("http://127.0.0.1:8084",), min_length=1, description="scores for the ranking"
     )
     voting_session_hours: float = Field(default=12.0, gt=0, le=24 * 30)
     router_api_key_file: Path | None = Field(
@@ -82,9 +83,9 @@ class FeedbackSettings(IngestionSettings):
         default=(), description="origins of pages that may embed the voting page, by commas"
     )
 
-    @field_validator("cors_origins", "embed_origins", mode="before")
+    @field_validator("inference_url", "cors_origins", "embed_origins", mode="before")
     @classmethod
-    def _split_origins(cls, value: object) -> object:
+    def _split_lists(cls, value: object) -> object:
         return split_list(value)
 
     @field_validator("cors_origins", "embed_origins")

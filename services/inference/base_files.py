@@ -8,8 +8,14 @@ from pathlib import Path
 
 import structlog
 
+from services.inference.errors import RewardModelElsewhere, ScorerUnavailable
 from shared.contracts.events.versions import RewardRecord, VersionRecord
-from shared.registry.base_models import BaseIdentity, base_mismatch, identify_base
+from shared.registry.base_models import (
+    BaseIdentity,
+    base_mismatch,
+    has_base_files,
+    identify_base,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +53,30 @@ class BaseFiles:
                 here=found.sha256 or "unknown",
             )
         return base_mismatch(record.base_sha256, found.sha256)
+
+    async def of_reward_model(self, record: RewardRecord) -> tuple[str, str]:
+        """Base and revision on which a reward model's scores are computed here.
+
+        Raises:
+            ScorerUnavailable: the base has other files here than it was made on.
+            RewardModelElsewhere: it was made on another base than the engine's, which is not on this
+                machine.
+
+        """
+        revision = record.base_revision or "main"
+        if record.base == self.name:
+            if wrong := await self.refusal(record):
+                raise ScorerUnavailable(f"{record.name}: {wrong}")
+            return record.base, record.base_revision or self.revision
+        here = await self.read(lambda: None)
+        if record.base_sha256 and record.base_sha256 == here.sha256:
+            return self.name, self.revision
+        if self.name and not await asyncio.to_thread(has_base_files, record.base, revision):
+            raise RewardModelElsewhere(
+                f"{record.name}: its base {record.base} is not on this machine; ask an inference "
+                f"service on that base, or train a reward model on {self.name}"
+            )
+        return record.base, revision
 
     async def read(self, moved: Callable[[], None]) -> BaseIdentity:
         """Which base it is, byte for byte; reads the files at the first call."""

@@ -11,7 +11,12 @@ from typing import Any, Literal
 import aiohttp
 import orjson
 
-from services.inference.errors import EngineLacks, EngineRefused, EngineUnavailable
+from services.inference.errors import (
+    EngineLacks,
+    EngineRefused,
+    EngineTimedOut,
+    EngineUnavailable,
+)
 from shared.contracts.conversation import stored_turn
 from shared.contracts.events.versions import Fingerprint, FingerprintText
 from shared.http.answers import read_answer
@@ -240,7 +245,7 @@ class EngineClient:
         """One chat completion; `body` is the request. A higher `priority` is served later.
 
         Raises:
-            EngineUnavailable: the engine did not answer in time.
+            EngineUnavailable: the engine did not answer; `EngineTimedOut`: not in time.
             EngineRefused: it did not take the request.
 
         """
@@ -271,9 +276,7 @@ class EngineClient:
             ) as response:
                 content = await read_answer(response, limit=MAX_ANSWER_BYTES)
         except TimeoutError as error:
-            raise EngineUnavailable(
-                f"{path}: no answer within {timeout_s:g} s; try again"
-            ) from error
+            raise EngineTimedOut(f"{path}: no answer within {timeout_s:g} s; try again") from error
         except aiohttp.ClientError as error:
             raise EngineUnavailable(
                 f"{path}: {error or type(error).__name__}; see the engine's log, and try again"

@@ -18,6 +18,13 @@ class EngineUnavailable(InferenceError):
     code = "engine_unavailable"
 
 
+class EngineTimedOut(EngineUnavailable):
+    """The engine took the request and did not answer in time: no other service should be asked for it."""
+
+    status = 504
+    code = "engine_timed_out"
+
+
 class EngineRefused(InferenceError):
     """The engine refused the request."""
 
@@ -69,6 +76,13 @@ class NoRewardModel(InferenceError):
 
     status = 404
     code = "no_reward_model"
+
+
+class RewardModelElsewhere(InferenceError):
+    """The reward model is of another base than this service has: one that has it scores."""
+
+    status = 404
+    code = "reward_model_elsewhere"
 
 
 class ScorerOverloaded(InferenceError):

@@ -115,7 +115,7 @@ def generation_router(
 ) -> APIRouter:
     """Routes of the scorer and of moderated generation; scores count against a key's own limits."""
     router = APIRouter(prefix="/v1")
-    refusals = problem_responses(400, 401, 403, 404, 408, 413, 422, 429, 502, 503)
+    refusals = problem_responses(400, 401, 403, 404, 408, 413, 422, 429, 502, 503, 504)
 
     @router.post("/score", responses=refusals)
     async def score(

@@ -84,6 +84,7 @@ class Scorer:
 
         Raises:
             NoRewardModel: none was published for the model.
+            RewardModelElsewhere: it is of a base that is not here.
             ScorerOverloaded: too many requests wait.
             ScorerUnavailable: no answer in time, or the reward model cannot be used.
 
@@ -149,13 +150,11 @@ class Scorer:
             turn.exception()  # whoever gave up reads it no more
 
     async def _ask(self, record: RewardRecord, rows: Sequence[Mapping[str, Any]]) -> Scores:
-        base = self._base_files
-        if record.base == base.name and (wrong := await base.refusal(record)):
-            raise ScorerUnavailable(f"{record.name}: {wrong}")
+        base, revision = await self._base_files.of_reward_model(record)
         folder = await self._folder(record)
         asked = {
-            "base": record.base,
-            "revision": record.base_revision or base.revision,
+            "base": base,
+            "revision": revision,
             "adapter": str(folder),
             "max_length": record.hyperparameters.get("max_length", DEFAULT_MAX_LENGTH),
             "rows": list(rows),

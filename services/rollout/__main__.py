@@ -85,7 +85,7 @@ async def run(settings: RolloutSettings) -> None:
     )
     await refuse_cluster(redis)
     async with aiohttp.ClientSession() as session, redis:
-        agents = Agents(session, settings.agents, settings.score_headers)
+        agents = Agents(session, settings.agents, settings.score_authorization)
         evaluations = Evaluations(log, versions.registry, agents, clock)
         shadow_results = ShadowResults(log, evaluations.take)
         daily_scores = DailyScores(log)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,16 +10,13 @@ import aiohttp
 import structlog
 
 from services.rollout.state import EngineReport
-from shared.credentials import CredentialsUnreadable
 from shared.http.answers import read_json
 from shared.http.client import request_within
+from shared.http.reward_scores import NotScored, RewardScores, ScoredAnswer
 
 log = structlog.get_logger(__name__)
 
 TIMEOUT_S = 2.0
-SCORE_TIMEOUT_S = 180.0
-"""The first request loads the reward model."""
-SCORED_AT_ONCE = 32
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 MAX_SAID = 500
 """Characters of an agent's words that a decision carries: brokers refuse records that are too large."""
@@ -34,18 +30,18 @@ ELSEWHERE = "elsewhere"
 class Agents:
     """The adapter agents of all inference replicas.
 
-    `authorize` gives the headers with which answers are scored: that needs a key.
+    `authorization` gives the header with which answers are scored: that needs a key.
     """
 
     def __init__(
         self,
         session: aiohttp.ClientSession,
         urls: tuple[str, ...],
-        authorize: Callable[[], dict[str, str]] = dict,
+        authorization: Callable[[], str] = str,
     ) -> None:
         self._session = session
         self._urls = urls
-        self._authorize = authorize
+        self._scores = RewardScores(session, urls, authorization)
 
     async def reports(self, candidate: str) -> dict[str, EngineReport]:
         """Each agent's report, by its URL. An agent that does not answer is reported as such."""
@@ -76,47 +72,17 @@ class Agents:
             and base
         }
 
-    async def scores(self, model: str, items: list[dict[str, Any]]) -> tuple[str, list[float]]:
-        """The newest reward model's name, and its score of each item (messages and completion).
+    async def scores(self, model: str, answers: Sequence[ScoredAnswer]) -> tuple[str, list[float]]:
+        """The newest reward model's name, and its score of each answer.
 
         An empty name where no replica scores them all.
         """
-        for url in self._urls:
-            try:
-                return await self._scores(url, model, items)
-            except (
-                aiohttp.ClientError,
-                CredentialsUnreadable,
-                TimeoutError,
-                KeyError,
-                TypeError,
-                ValueError,
-            ) as error:
-                log.info("answers.not_scored", url=url, error=str(error) or type(error).__name__)
-        return "", []
-
-    async def _scores(
-        self, url: str, model: str, items: list[dict[str, Any]]
-    ) -> tuple[str, list[float]]:
-        name, scores = "", list[float]()
-        for first in range(0, len(items), SCORED_AT_ONCE):
-            async with request_within(
-                SCORE_TIMEOUT_S,
-                self._session,
-                "POST",
-                f"{url.rstrip('/')}/v1/score",
-                json={"model": model, "items": items[first : first + SCORED_AT_ONCE]},
-                headers=self._authorize(),
-            ) as response:
-                response.raise_for_status()
-                body = await read_json(response, limit=MAX_ANSWER_BYTES)
-            name = str(body["reward_model"])
-            scores += [float(score) for score in body["scores"]]
-        if len(scores) != len(items):
-            raise ValueError(f"{len(scores)} scores for {len(items)} answers")
-        if not all(map(math.isfinite, scores)):
-            raise ValueError("a score is no finite number")
-        return name, scores
+        try:
+            found = await self._scores.given(model, answers)
+        except NotScored as error:
+            log.info("answers.not_scored", error=str(error))
+            return "", []
+        return found.reward_model, [score.value for score in found.scores]
 
     async def _adapters(self, url: str) -> object:
         """What the agent says of its engine and adapters; why there is no answer where there is none."""

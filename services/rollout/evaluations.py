@@ -26,6 +26,7 @@ from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.events.versions import SettingsEvaluation, SettingsRecord, evaluation_key
 from shared.contracts.subject import subject_of
 from shared.contracts.topics import VERSIONS
+from shared.http.reward_scores import ScoredAnswer
 from shared.kafka.generations import generation_record
 from shared.kafka.log import EventLog, LogUnavailable, NewRecord
 from shared.observability.events import Unavailable
@@ -60,8 +61,8 @@ class EvaluateRequest(BaseModel):
 class AnswerScorer(Protocol):
     """Scores answers by the model's newest reward model."""
 
-    async def scores(self, model: str, items: list[dict[str, Any]]) -> tuple[str, list[float]]:
-        """The reward model's name and a score for each item; an empty name where there is none."""
+    async def scores(self, model: str, answers: Sequence[ScoredAnswer]) -> tuple[str, list[float]]:
+        """The reward model's name and a score for each answer; an empty name where there is none."""
         ...
 
 
@@ -272,18 +273,14 @@ class Evaluations:
             for number, (pair, prompt) in enumerate(zip(pairs, running.prompts, strict=True))
             if pair.answered and _is_text(prompt)
         ]
-        items: list[dict[str, Any]] = []
+        answers: list[ScoredAnswer] = []
         for number in readable:
-            turns = [
-                {"role": turn.role, "content": turn.content}
-                for turn in running.prompts[number].messages
-            ]
             for result in (pairs[number].candidate, pairs[number].stable):
                 assert result is not None
-                items.append({"messages": turns, "completion": result.completion})
-        if not items:
+                answers.append((running.prompts[number].messages, result.completion))
+        if not answers:
             return "", pairs
-        reward_model, scores = await self._scorer.scores(running.record.model, items)
+        reward_model, scores = await self._scorer.scores(running.record.model, answers)
         if reward_model:
             for place, number in enumerate(readable):
                 pair = pairs[number]

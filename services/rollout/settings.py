@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AnyHttpUrl, Field, TypeAdapter, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from shared.credentials import read_secret
+from shared.credentials import bearer
 from shared.observability.logging import Level
 from shared.settings import ServiceSettings, service_config, shared_name, split_list
 from shared.webhook_settings import WebhookSettings
@@ -96,17 +96,14 @@ class RolloutSettings(ServiceSettings, WebhookSettings):
             )
         return text
 
-    def score_headers(self) -> dict[str, str]:
-        """Headers of a request for scores, with the key as the file has it now.
+    def score_authorization(self) -> str:
+        """The header of a request for scores, as the file has the key now; empty without a key.
 
         Raises:
             CredentialsUnreadable: the file cannot be read.
 
         """
-        if self.score_api_key_file is None:
-            return {}
-        key = read_secret(self.score_api_key_file, "RATCHET_ROLLOUT_SCORE_API_KEY_FILE")
-        return {"Authorization": f"Bearer {key}"}
+        return bearer(self.score_api_key_file, "RATCHET_ROLLOUT_SCORE_API_KEY_FILE")
 
     @model_validator(mode="after")
     def _check_prometheus(self) -> Self:

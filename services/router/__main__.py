@@ -85,10 +85,10 @@ GATHER_S = 0.1
 
 
 def client_session() -> aiohttp.ClientSession:
-    """A session for the inference service and the moderation endpoint, which bound what they run.
+    """A session for the moderation endpoint, which bounds what it runs.
 
-    With aiohttp's own bound of 100 connections a question could spend its deadline waiting for one
-    behind moderated requests, and an answer would be refused that nobody had looked at.
+    With aiohttp's own bound of 100 connections a question could spend its deadline waiting for one,
+    and an answer would be refused that nobody had looked at.
     """
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
 
@@ -96,25 +96,24 @@ def client_session() -> aiohttp.ClientSession:
 def moderated(
     app: AsgiApp,
     settings: RouterSettings,
-    session: aiohttp.ClientSession,
+    services: Engines,
     keys: KeyRing,
     quotas: Quotas,
     output_filter: OutputFilter,
     state: RouterState,
     identity: IdentityRules,
 ) -> AsgiApp:
-    """The application with moderated generation, where an inference service is named for it."""
+    """The application with moderated generation, where inference services are named for it."""
     if not settings.moderation_url:
         return app
     return ModeratedProxy(
         app,
-        url=settings.moderation_url,
-        session=session,
+        services=services,
         keys=keys,
         quotas=quotas,
         bounds=settings.answer_bounds,
         output_filter=output_filter,
-        model_of=state.model_of,
+        writer_of=state.writer_of,
         identity=identity,
         limit=settings.max_body_bytes,
     )
@@ -212,6 +211,7 @@ async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterR
             affinity=settings.prefix_affinity,
             retried=metrics.engine_retried,
         ) as engines,
+        Engines(settings.moderation_url, clock, retried=metrics.engine_retried) as services,
         client_session() as client,
     ):
         policy = settings.moderation_policy()
@@ -251,7 +251,7 @@ async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterR
             client_ids=ClientIds(RedisIdClaims(redis)),
         )
         app = with_cors(
-            moderated(gateway, settings, client, keys, quotas, output_filter, state, identity),
+            moderated(gateway, settings, services, keys, quotas, output_filter, state, identity),
             settings.cors_origins,
             methods=("GET", "POST"),
             expose=EXPOSED_HEADERS,

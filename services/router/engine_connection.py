@@ -62,10 +62,11 @@ class HttpResponse:
     """
 
     __slots__ = ("_chunks", "_complete", "_connection", "_error", "_limit", "_size", "_waiter",
-                 "status")  # fmt: skip
+                 "content_type", "status")  # fmt: skip
 
     def __init__(self, connection: EngineConnection) -> None:
         self.status = 0
+        self.content_type = b""
         self._connection = connection
         self._chunks: list[bytes] = []
         self._size = 0
@@ -85,19 +86,19 @@ class HttpResponse:
         while not self.status:
             await self._more()
 
-    async def read(self) -> bytes:
-        """The whole rest of the body. Raises as `head` does.
+    async def read(self, limit: int | None = None) -> bytes:
+        """The whole rest of the body, up to `limit` bytes, else MAX_ANSWER_BYTES. Raises as `head` does.
 
         Raises:
-            EngineAnswerTooLarge: it is over MAX_ANSWER_BYTES.
+            EngineAnswerTooLarge: it is over the limit.
 
         """
-        self._limit = MAX_ANSWER_BYTES
+        self._limit = limit or MAX_ANSWER_BYTES
         self._connection.resume_reading()
-        while not self._complete:
-            if self._size > MAX_ANSWER_BYTES:
-                raise EngineAnswerTooLarge(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
+        while not self._complete and self._size <= self._limit:
             await self._more()
+        if self._size > self._limit:
+            raise EngineAnswerTooLarge(f"the answer is larger than {self._limit} bytes")
         return self._take()
 
     async def readany(self) -> bytes:
@@ -247,10 +248,13 @@ class EngineConnection(asyncio.Protocol):
         if self._response is None or self._ended:
             raise ConnectionLost("an answer that nobody asked for")
 
-    def on_header(self, name: bytes, _: bytes) -> None:
-        """Take note of a body's length or framing."""
-        if name.lower() in _FRAMING:
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take note of a body's type, and of its length or framing."""
+        name = name.lower()
+        if name in _FRAMING:
             self._framed = True
+        elif name == b"content-type" and self._response is not None:
+            self._response.content_type = value
 
     def on_headers_complete(self) -> None:
         """The head is whole; those with a status of 1xx have another one behind them."""

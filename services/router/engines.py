@@ -1,7 +1,8 @@
 """Load balancing over engines: least in flight first, unreachable ones last; retries on others.
 
 Engines need not serve the same: while a version on another base is rolled out, some have it and others
-have its predecessor. One that answers 404 for a model is asked last for it for a while.
+have its predecessor. One that answers 404 for a model is asked last for it for a while. The inference
+services before them are chosen alike, for moderated generation.
 
 With prefix affinity, conversations that begin alike go to one engine, which has their beginning in its
 prefix cache, as long as it has no more than its share of the load: rendezvous hashing (Thaler and
@@ -18,7 +19,7 @@ from enum import StrEnum
 from hashlib import blake2b
 from ssl import SSLContext
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from services.router.engine_connection import (
     AttemptDeadlines,
@@ -53,12 +54,15 @@ class RetryReason(StrEnum):
 _TURNED_AWAY = {503: RetryReason.unavailable, 404: RetryReason.missing}
 _STOPS = frozenset((RetryReason.unavailable, RetryReason.given_up))
 
-_PATHS: dict[Endpoint, str] = {
+EnginePath = Endpoint | Literal["moderated"]
+
+_PATHS: dict[EnginePath, str] = {
     "chat": "/v1/chat/completions",
     "completions": "/v1/completions",
     "responses": "/v1/responses",
     "embeddings": "/v1/embeddings",
     "messages": "/v1/messages",
+    "moderated": "/v1/moderated",
 }
 
 
@@ -155,7 +159,7 @@ class Engines:
 
     def request(
         self,
-        endpoint: Endpoint,
+        endpoint: EnginePath,
         body: bytes,
         headers: dict[str, str],
         deadlines: AttemptDeadlines,
@@ -212,7 +216,7 @@ class EngineRequest:
     def __init__(
         self,
         engines: Engines,
-        endpoint: Endpoint,
+        endpoint: EnginePath,
         body: bytes,
         headers: dict[str, str],
         deadlines: AttemptDeadlines,
@@ -220,7 +224,7 @@ class EngineRequest:
         prefix: bytes,
     ) -> None:
         self._engines = engines
-        self._endpoint: Endpoint = endpoint
+        self._endpoint: EnginePath = endpoint
         self._body = body
         self._headers = headers
         self._deadlines = deadlines

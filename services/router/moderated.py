@@ -1,4 +1,8 @@
-"""ASGI middleware: passes `POST /v1/moderated` on to the inference service, streams included."""
+"""ASGI middleware: passes `POST /v1/moderated` on to an inference service, streams included.
+
+The service is chosen as engines are: one that answers 404, as its engine is on another base than the
+writer's version, is asked last for that version for a while, and the next is asked.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +10,29 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import aiohttp
 import orjson
 
 from services.router.bounds import AnswerBounds
+from services.router.engine_connection import (
+    AttemptDeadlines,
+    ConnectFailed,
+    ConnectionLost,
+    EngineAnswerTooLarge,
+    HttpResponse,
+)
+from services.router.engines import Engines
 from services.router.errors import InvalidRequest
 from services.router.fields import Endpoint
 from services.router.filter_rules import FILTERED, FilterFindings, RuleSet
 from services.router.identity import IdentityRules
 from services.router.output_filter import OutputFilter
 from services.router.request import json_object
+from services.router.state import RouteChoice
 from services.router.watchdog import Watchdog
 from shared.contracts.events.api_keys import Permission
 from shared.errors import RatchetError
-from shared.http.answers import AnswerTooLarge, read_answer
 from shared.http.asgi import AsgiApp, Receive, Scope, Send
 from shared.http.body import GuardedApp
-from shared.http.client import request_within
 from shared.http.problems import problem
 from shared.keys import ApiKey, KeyRing
 from shared.quotas import QuotaExceeded, Quotas
@@ -45,7 +55,7 @@ ENGINE_REQUESTS = 2
 
 
 class ModerationUnavailable(RatchetError):
-    """The inference service did not answer, or too many requests wait for it."""
+    """No inference service answered, or too many requests wait for them."""
 
     status = 503
     code = "moderation_unavailable"
@@ -61,7 +71,7 @@ class ModeratedFiltered(RatchetError):
 
 
 class ModeratedProxy:
-    """Hands moderated generation to the service that has engine and reward model.
+    """Hands moderated generation to a service that has the writer's version.
 
     It authenticates first, reads a bounded body, holds it to the bounds of one request, counts
     against the quotas of requests and filters the answer, as the router's own endpoints do;
@@ -72,25 +82,23 @@ class ModeratedProxy:
         self,
         app: AsgiApp,
         *,
-        url: str,
-        session: aiohttp.ClientSession,
+        services: Engines,
         keys: KeyRing,
         quotas: Quotas,
         bounds: AnswerBounds,
         output_filter: OutputFilter,
-        model_of: Callable[[str], str],
+        writer_of: Callable[[str], RouteChoice],
         identity: IdentityRules,
         limit: int,
     ) -> None:
-        """`model_of` names the model of a version; any other name is its own."""
+        """`services` are the inference services; `writer_of` is the version that a name asks for."""
         self._app = app
-        self._url = url + PATH
-        self._session = session
+        self._services = services
         self._keys = keys
         self._quotas = quotas
         self._bounds = bounds
         self._filter = output_filter
-        self._model_of = model_of
+        self._writer_of = writer_of
         self._identity = identity
         self._running = 0
         self._guarded = GuardedApp(
@@ -121,9 +129,9 @@ class ModeratedProxy:
         watchdog = Watchdog()
         watchdog.watch(receive)
         try:
-            model = self._model_of(str(payload.get("model")))
-            rules = self._filter.rules(key.tenant, model)
-            await self._forward(body, model, rules, scope, receive, send)
+            writer = self._writer_of(str(payload.get("model")))
+            rules = self._filter.rules(key.tenant, writer.model)
+            await self._forward(body, writer, rules, scope, receive, send)
         except asyncio.CancelledError:
             # The request to the service ended with it, and with that one the engine's.
             task = asyncio.current_task()
@@ -137,7 +145,7 @@ class ModeratedProxy:
     async def _forward(
         self,
         body: bytes,
-        model: str,
+        writer: RouteChoice,
         rules: RuleSet | None,
         scope: Scope,
         receive: Receive,
@@ -150,17 +158,16 @@ class ModeratedProxy:
         self._running += 1
         begun = False
         try:
-            headers = {"content-type": "application/json"}
-            if given := dict(scope["headers"]).get(b"authorization"):
-                headers["authorization"] = given.decode("latin-1")
-            async with request_within(
-                TIMEOUT_S, self._session, "POST", self._url, data=body, headers=headers
+            given = dict(scope["headers"]).get(b"authorization")
+            headers = {"Authorization": given.decode("latin-1")} if given else {}
+            async with self._services.request(
+                "moderated", body, headers, AttemptDeadlines(TIMEOUT_S), model=writer.version
             ) as answer:
-                kind = answer.headers.get("content-type", "application/json").encode()
-                last = b""
+                kind = answer.content_type or b"application/json"
                 looked_at = rules is not None or self._filter.moderates
+                whole = None
                 if looked_at and answer.status == HTTP_OK:
-                    last = await self._filtered(answer, kind, model, rules)
+                    whole = await self._filtered(answer, kind, writer.model, rules)
                 begun = True
                 await send(
                     {
@@ -169,18 +176,18 @@ class ModeratedProxy:
                         "headers": [(b"content-type", kind)],
                     }
                 )
-                async for part in answer.content.iter_any():
+                while whole is None and (part := await answer.readany()):
                     await send({"type": "http.response.body", "body": part, "more_body": True})
-                await send({"type": "http.response.body", "body": last})
+                await send({"type": "http.response.body", "body": whole or b""})
         except ModeratedFiltered as error:
             await problem(error)(scope, receive, send)
         except orjson.JSONDecodeError as error:
             unread = ModerationUnavailable(
                 f"the inference service's answer is not JSON: {error}; check that "
-                "RATCHET_ROUTER_MODERATION_URL names a Ratchet inference service"
+                "RATCHET_ROUTER_MODERATION_URL names Ratchet inference services"
             )
             await problem(unread)(scope, receive, send)
-        except (aiohttp.ClientError, TimeoutError) as error:
+        except (ConnectFailed, ConnectionLost, EngineAnswerTooLarge, TimeoutError) as error:
             if begun:
                 raise  # The server closes the connection: an answer cut short must not look whole.
             failed = ModerationUnavailable(
@@ -191,12 +198,12 @@ class ModeratedProxy:
             self._running -= 1
 
     async def _filtered(
-        self, answer: aiohttp.ClientResponse, kind: bytes, model: str, rules: RuleSet | None
+        self, answer: HttpResponse, kind: bytes, model: str, rules: RuleSet | None
     ) -> bytes:
         """A whole answer as the client may see it; a stream passes as it is or not at all."""
         try:
-            held = await read_answer(answer, limit=MAX_ANSWER_BYTES)
-        except AnswerTooLarge as error:
+            held = await answer.read(MAX_ANSWER_BYTES)
+        except EngineAnswerTooLarge as error:
             raise ModeratedFiltered(
                 f"too long for the content filter: {error}; ask for a shorter answer"
             ) from error

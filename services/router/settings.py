@@ -31,6 +31,7 @@ MAX_PORT = 65_535
 
 _LISTS = (
     "engines",
+    "moderation_url",
     "latency_limits",
     "segments",
     "pass_fields",
@@ -54,10 +55,9 @@ class RouterSettings(ServiceSettings):
         le=MAX_PROCESSES,
         description="on the one port; each has the operations port plus its number for /metrics",
     )
-    moderation_url: str = Field(
-        default="",
-        pattern=r"^$|^https?://[^/]+$",
-        description="of the inference service, for /v1/moderated; empty: there is no such path",
+    moderation_url: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="of the inference services, for /v1/moderated; none: there is no such path",
     )
     output_filter_file: Path | None = Field(
         default=None, description="YAML file with the rules of the output filter; none: no filter"
@@ -286,7 +286,7 @@ class RouterSettings(ServiceSettings):
             )
         return self
 
-    @field_validator("engines")
+    @field_validator("engines", "moderation_url")
     @classmethod
     def _check_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for url in value:

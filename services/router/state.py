@@ -186,10 +186,13 @@ class RouterState:
                 return RouteChoice(model=route.state.model, version=version, arm="")
         return None
 
-    def model_of(self, name: str) -> str:
-        """The model of a version; any other name is its own."""
-        found = self.explicit(name)
-        return name if found is None else found.model
+    def writer_of(self, name: str) -> RouteChoice:
+        """The version that a name asks for: it, or a model's stable one; no version of an unknown model."""
+        if (found := self.explicit(name)) is not None:
+            return found
+        route = self._routes.get(name)
+        version = "" if route is None else route.state.stable
+        return RouteChoice(model=name, version=version, arm="")
 
     def catalogue(self) -> list[tuple[str, int, bool]]:
         """Name, creation time in Unix seconds, and whether it is a version, of all on offer."""

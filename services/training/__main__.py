@@ -160,7 +160,7 @@ def _fresh_scorer(
 ) -> FreshScorer | None:
     if not settings.inference_url:
         return None
-    scores = RewardScores(session, settings.inference_url, settings.score_authorization())
+    scores = RewardScores(session, settings.inference_url, settings.score_authorization)
     return FreshScorer(log, scores, metrics, clock, settings.reward_fresh_votes)
 
 

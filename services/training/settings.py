@@ -15,6 +15,7 @@ from services.training.sides import DatasetRules
 from shared.contracts.events.base import ModelName
 from shared.contracts.recipes import HYPERPARAMETERS, MAX_SEED, parse
 from shared.credentials import bearer, read_secret
+from shared.setting_fields import HttpAddress
 from shared.settings import ServiceSettings, service_config, shared_name, split_list
 from shared.webhook_settings import WebhookSettings
 
@@ -93,10 +94,8 @@ class TrainingSettings(ServiceSettings, WebhookSettings):
         le=500,
         description="votes that came after the reward model, from which on its accuracy on them counts",
     )
-    inference_url: str = Field(
-        default="",
-        pattern=r"^(https?://.*)?$",
-        description="where fresh votes are scored; empty: nowhere",
+    inference_url: Annotated[tuple[HttpAddress, ...], NoDecode] = Field(
+        default=(), description="where fresh votes are scored; empty: nowhere"
     )
     score_api_key_file: Path | None = Field(
         default=None,
@@ -125,7 +124,7 @@ class TrainingSettings(ServiceSettings, WebhookSettings):
     gate: GateLimits = GateLimits()
     rules: DatasetRules = DatasetRules()
 
-    @field_validator("import_roots", "plan_categories", mode="before")
+    @field_validator("import_roots", "inference_url", "plan_categories", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
         return split_list(value)

@@ -1,14 +1,19 @@
-"""Reward-model client: scores of answers from the inference service."""
+"""Reward-model client: scores of answers from whichever inference service has the reward model.
+
+Services need not have the same: while a newer base is rolled out, one has the base of the newest reward
+model and another has not. The one that gave scores last is asked first.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import aiohttp
 
 from shared.contracts.events.base import Message
+from shared.credentials import CredentialsUnreadable
 from shared.errors import RatchetError
 from shared.http.answers import read_json
 from shared.http.client import request_within
@@ -31,19 +36,25 @@ class GivenScores(NamedTuple):
 
 
 class NotScored(RatchetError):
-    """The inference service gave no scores."""
+    """No inference service gave scores."""
 
     status = 503
     title = "No scores"
 
 
 class RewardScores:
-    """`POST /v1/score` of the inference service."""
+    """`POST /v1/score` of the inference services."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, authorization: str) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        urls: Sequence[str],
+        authorization: Callable[[], str] = str,
+    ) -> None:
+        """`authorization` gives the header as the key's file has it now; empty without a key."""
         self._session = session
-        self._url = url.rstrip("/") + "/v1/score"
-        self._headers = {"authorization": authorization} if authorization else {}
+        self._urls = [url.rstrip("/") + "/v1/score" for url in urls]
+        self._authorization = authorization
 
     async def of(self, model: str, answers: Sequence[ScoredAnswer]) -> list[float]:
         """A score for each answer, in order; only differences mean something.
@@ -64,46 +75,66 @@ class RewardScores:
         return (await self.given(model, answers)).scores
 
     async def given(self, model: str, answers: Sequence[ScoredAnswer]) -> GivenScores:
-        """The same with the name of the reward model.
+        """The same with the name of the reward model, all from one service; a further one is asked
+        where one gives none.
 
         Raises:
-            NotScored: there is no reward model, no answer in time, or another one was published
+            NotScored: no service has a reward model or answers in time, or another one was published
                 between two requests.
 
         """
+        faults: list[NotScored] = []
+        for url in tuple(self._urls):
+            try:
+                found = await self._given(url, model, answers)
+            except NotScored as error:
+                faults.append(error)
+                continue
+            self._urls.remove(url)
+            self._urls.insert(0, url)
+            return found
+        raise NotScored("; ".join(map(str, faults)) or "no inference service is named")
+
+    async def _given(self, url: str, model: str, answers: Sequence[ScoredAnswer]) -> GivenScores:
         found: list[Score] = []
         names: set[str] = set()
         try:
             for first in range(0, len(answers), SCORED_AT_ONCE):
-                one = await self._scores(model, answers[first : first + SCORED_AT_ONCE])
+                one = await self._scores(url, model, answers[first : first + SCORED_AT_ONCE])
                 names.add(one.reward_model)
                 found += one.scores
-        except (aiohttp.ClientError, TimeoutError, KeyError, TypeError, ValueError) as error:
-            raise self._not_scored(str(error) or type(error).__name__) from error
+        except (
+            aiohttp.ClientError,
+            CredentialsUnreadable,
+            TimeoutError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise _not_scored(url, str(error) or type(error).__name__) from error
         if len(found) != len(answers):
-            raise self._not_scored(f"{len(found)} scores for {len(answers)} answers")
+            raise _not_scored(url, f"{len(found)} scores for {len(answers)} answers")
         if not all(math.isfinite(figure) for one in found for figure in one):
-            raise self._not_scored("a score is no finite number")
+            raise _not_scored(url, "a score is no finite number")
         if len(names) > 1:
-            raise self._not_scored(f"scores of several reward models, {', '.join(sorted(names))}")
+            several = ", ".join(sorted(names))
+            raise _not_scored(url, f"scores of several reward models, {several}")
         return GivenScores("".join(names), found)
 
-    def _not_scored(self, why: str) -> NotScored:
-        return NotScored(f"{self._url}: {why}; see the log of the inference service, and try again")
-
-    async def _scores(self, model: str, answers: Sequence[ScoredAnswer]) -> GivenScores:
+    async def _scores(self, url: str, model: str, answers: Sequence[ScoredAnswer]) -> GivenScores:
         items = [
             {"messages": [turn.model_dump(include={"role", "content"}) for turn in turns]}
             | {"completion": answer}
             for turns, answer in answers
         ]
+        key = self._authorization()
         async with request_within(
             TIMEOUT_S,
             self._session,
             "POST",
-            self._url,
+            url,
             json={"model": model, "items": items},
-            headers=self._headers,
+            headers={"authorization": key} if key else {},
         ) as response:
             response.raise_for_status()
             body = await read_json(response, limit=MAX_ANSWER_BYTES)
@@ -113,3 +144,7 @@ class RewardScores:
         return GivenScores(
             str(body["reward_model"]), [Score(float(score), float(doubt)) for score, doubt in pairs]
         )
+
+
+def _not_scored(url: str, why: str) -> NotScored:
+    return NotScored(f"{url}: {why}; see the log of the inference service, and try again")

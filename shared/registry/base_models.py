@@ -64,6 +64,12 @@ def identify_base(
     return BaseIdentity(commit, digest.hexdigest())
 
 
+def has_base_files(base: str, revision: str = "main") -> bool:
+    """Whether a base can be loaded on this machine without fetching it from the hub."""
+    folder, _ = _located(base, revision)
+    return folder is not None and bool(_files(folder))
+
+
 def base_problem(base: str) -> str:
     """Why a base cannot be loaded, by the names of its files; empty where none is seen.
 

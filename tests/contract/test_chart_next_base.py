@@ -82,6 +82,8 @@ def test_routers_ask_both_and_the_rollout_every_agent_by_itself(
     environment = environments(objects)
     engines = environment["router"]["RATCHET_ROUTER_ENGINES"].split(",")
     assert engines == ["http://here-inference:8000", "http://here-next-base:8000"]
+    inferences = "http://here-inference:8084,http://here-next-base:8084"
+    assert environment["router"]["RATCHET_ROUTER_MODERATION_URL"] == inferences
     for address in engines:
         host, port = address.removeprefix("http://").split(":")
         ports = named(objects, "Service", host)["spec"]["ports"]
@@ -114,6 +116,19 @@ def test_whoever_reaches_engines_of_the_one_base_reaches_those_of_the_other(
 
     assert {("here-router", "engine"), ("here-rollout", "http")} < reached("inference")
     assert reached("next-base") == reached("inference")
+
+
+def test_scores_are_asked_of_both(folder: Path) -> None:
+    values = {
+        "model": {"next": {"base": NEWER}},
+        "ranking": {"hours": 6},
+        "training": {"filesSecret": "mine", "files": {"scoreApiKey": "key"}},
+    }
+    environment = environments(render(values, folder))
+    for name in ("feedback", "training"):
+        assert environment[name][f"RATCHET_{name.upper()}_INFERENCE_URL"] == (
+            "http://here-inference:8084,http://here-next-base:8084"
+        )
 
 
 def test_what_a_newer_base_takes_otherwise_is_its_own_and_none_is_an_answer(folder: Path) -> None:

@@ -107,13 +107,13 @@ async def test_scores_of_replicas(
     neighbour: EndlessNeighbour, session: aiohttp.ClientSession
 ) -> None:
     with capture_logs() as logs:
-        assert await agents.Agents(session, (neighbour.url,)).scores("m", [{}]) == ("", [])
+        assert await agents.Agents(session, (neighbour.url,)).scores("m", [([], "hm")]) == ("", [])
     assert SAID in logs[0]["error"]
 
 
 async def test_scores_of_pairs(neighbour: EndlessNeighbour, session: aiohttp.ClientSession) -> None:
     with pytest.raises(reward_scores.NotScored, match=SAID):
-        await reward_scores.RewardScores(session, neighbour.url, "").of("m", [([], "hm")])
+        await reward_scores.RewardScores(session, (neighbour.url,)).of("m", [([], "hm")])
 
 
 async def test_the_router(neighbour: EndlessNeighbour, session: aiohttp.ClientSession) -> None:

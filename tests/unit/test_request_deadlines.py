@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import httpx
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -19,19 +18,14 @@ from prometheus_client import CollectorRegistry, Counter
 from services.feedback import router_client
 from services.inference import engine
 from services.rollout import agents, prometheus
-from services.router import moderated, moderation_endpoint
-from services.router.bounds import AnswerBounds
-from services.router.filter_rules import FilterFindings, FilterRules
-from services.router.identity import IdentityRules
-from services.router.output_filter import OutputFilter
+from services.router import moderation_endpoint
+from services.router.filter_rules import FilterFindings
 from services.training import ai_opinion
 from shared.ai_judge import UnlabelledPair
 from shared.clock import SystemClock
 from shared.contracts.events.base import Message
 from shared.http import reward_scores, webhooks
 from shared.http.client import request_within
-from shared.keys import KeyRing
-from shared.quotas import Quotas, RateLimits, inference_limits
 from shared.testing.clock import START
 from shared.webhook_message import WebhookMessage
 
@@ -60,11 +54,11 @@ async def routers_answer(session: aiohttp.ClientSession, url: str) -> object:
 
 
 async def pairs_scores(session: aiohttp.ClientSession, url: str) -> object:
-    return await reward_scores.RewardScores(session, url, "").of("m", [([], "hm")])
+    return await reward_scores.RewardScores(session, (url,)).of("m", [([], "hm")])
 
 
 async def replicas_scores(session: aiohttp.ClientSession, url: str) -> object:
-    return await agents.Agents(session, (url,)).scores("m", [{}])
+    return await agents.Agents(session, (url,)).scores("m", [([], "hm")])
 
 
 async def agents_report(session: aiohttp.ClientSession, url: str) -> object:
@@ -97,28 +91,6 @@ async def webhook(session: aiohttp.ClientSession, url: str) -> object:
     return await sender._deliver_to(url)
 
 
-async def moderated_generation(session: aiohttp.ClientSession, url: str) -> object:
-    app = moderated.ModeratedProxy(
-        nowhere,
-        url=url,
-        session=session,
-        keys=KeyRing(required=False),
-        quotas=Quotas(key=inference_limits(RateLimits()), tenant=RateLimits()),
-        bounds=AnswerBounds(),
-        output_filter=OutputFilter(FilterRules(), CollectorRegistry(), None),
-        model_of=str,
-        identity=IdentityRules(),
-        limit=1_000,
-    )
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://router") as http:
-        return await http.post(moderated.PATH, content=b"{}")
-
-
-async def nowhere(scope: Any, receive: Any, send: Any) -> None:
-    """The rest of the router."""
-
-
 CALLERS: tuple[Caller, ...] = (
     routers_answer,
     pairs_scores,
@@ -129,7 +101,6 @@ CALLERS: tuple[Caller, ...] = (
     moderation,
     judges_opinion,
     webhook,
-    moderated_generation,
 )
 
 
@@ -184,9 +155,8 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.fixture(autouse=True)
 def deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (agents, ai_opinion, moderated, prometheus, reward_scores, webhooks):
+    for module in (agents, ai_opinion, prometheus, reward_scores, webhooks):
         monkeypatch.setattr(module, "TIMEOUT_S", DEADLINE_S)
-    monkeypatch.setattr(agents, "SCORE_TIMEOUT_S", DEADLINE_S)
     monkeypatch.setattr(engine, "QUICK_TIMEOUT_S", DEADLINE_S)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import aiohttp
@@ -15,7 +16,7 @@ from services.inference.engine import (
     error_message,
     parse_load,
 )
-from services.inference.errors import EngineUnavailable
+from services.inference.errors import EngineTimedOut, EngineUnavailable
 from services.inference.launcher import engine_command, engine_environment
 from services.inference.settings import InferenceSettings
 from tests.unit.inference.fake_engine import FakeEngine
@@ -93,6 +94,20 @@ async def test_an_engine_that_drains_is_away_and_refuses_no_request_for_good() -
         client = EngineClient(session, str(server.make_url("")).rstrip("/"))
         with pytest.raises(EngineUnavailable, match="takes no new requests"):
             await client.generate({}, timeout_s=60)
+
+
+async def test_an_engine_that_takes_too_long_had_the_request_and_no_other_should_have_it() -> None:
+    async def answer(_: web.Request) -> web.Response:
+        await asyncio.Event().wait()
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", answer)
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        client = EngineClient(session, str(server.make_url("")).rstrip("/"))
+        with pytest.raises(EngineTimedOut, match="no answer within") as raised:
+            await client.generate({}, timeout_s=0.05)
+    assert raised.value.status == 504
 
 
 @pytest.mark.parametrize("refusals", [0, 1])

@@ -15,7 +15,12 @@ from prometheus_client import CollectorRegistry
 from services.inference import scorer as module
 from services.inference.adapter_cache import AdapterCache
 from services.inference.base_files import BaseFiles
-from services.inference.errors import NoRewardModel, ScorerOverloaded, ScorerUnavailable
+from services.inference.errors import (
+    NoRewardModel,
+    RewardModelElsewhere,
+    ScorerOverloaded,
+    ScorerUnavailable,
+)
 from services.inference.metrics import InferenceMetrics
 from services.inference.scorer import Scorer
 from shared.clock import SystemClock
@@ -28,7 +33,9 @@ from tests.unit.training.builders import MODEL, NOW, record
 SCORES_LENGTHS = """
 import json, sys, time
 for line in sys.stdin:
-    rows = [row["completion"] for row in json.loads(line)["rows"]]
+    asked = json.loads(line)
+    rows = [row["completion"] for row in asked["rows"]]
+    print(asked["base"], asked["revision"], file=open(sys.argv[1], "a"))
     if "hang" in rows: time.sleep(60)
     if "load" in rows: time.sleep(0.5)
     if "end" in rows: sys.exit(1)
@@ -76,11 +83,11 @@ def publish(registry: Registry, number: int, **more: str) -> None:
 
 
 @pytest.fixture
-def registry() -> Registry:
+def registry(base: Path) -> Registry:
     made = Registry()
     version = record(f"{MODEL}-v1.0")
     made.apply(record_key(version.version), version.to_json())
-    publish(made, 1)
+    publish(made, 1, base=str(base))
     return made
 
 
@@ -104,7 +111,7 @@ async def scorer(
 ) -> AsyncIterator[Scorer]:
     script, python = tmp_path / "scoring.py", tmp_path / "python"
     script.write_text(SCORES_LENGTHS)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}"\n')
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}" "{tmp_path}/bases"\n')
     python.chmod(python.stat().st_mode | stat.S_IXUSR)
     made = Scorer(
         python=python,
@@ -186,7 +193,7 @@ async def test_a_new_reward_model_lets_the_older_ones_go_from_the_disk(
     for _ in range(2):
         await scorer.score(MODEL, rows("a"), timeout_s=30)
     assert cache.kept == [{"1" * 64}], "looked at once"
-    publish(registry, 2)
+    publish(registry, 2, base=registry.rewards(MODEL)[-1].base)
     assert (await scorer.score(MODEL, rows("a"), timeout_s=30)).reward_model.endswith("-v2")
     assert cache.kept[1:] == [{"2" * 64}]
 
@@ -201,3 +208,26 @@ async def test_a_reward_model_made_on_other_files_of_the_base_scores_nothing(
     publish(registry, 3, base=str(base), base_sha256=here)
     scores = await scorer.score(MODEL, [{"messages": [], "completion": "four"}], timeout_s=60)
     assert scores.values == (4.0,)
+
+
+async def test_a_reward_model_of_another_base_is_scored_where_that_base_is(
+    scorer: Scorer,
+    registry: Registry,
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as by the first engines, once they have moved to the next base: their volume has both."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    publish(registry, 2, base="org/older", base_revision="cafe")
+    for _ in range(2):
+        with pytest.raises(RewardModelElsewhere, match="reward-v2: its base org/older is not on"):
+            await scorer.score(MODEL, rows("four"), timeout_s=60)
+    snapshot = tmp_path / "hub" / "models--org--older" / "snapshots" / "cafe"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").write_bytes(b"o")
+    assert (await scorer.score(MODEL, rows("four"), timeout_s=60)).values == (4.0,)
+    same = identify_base(str(base), tmp_path / "own-hashes.json").sha256
+    publish(registry, 3, base="org/same-by-another-name", base_revision="beef", base_sha256=same)
+    assert (await scorer.score(MODEL, rows("four"), timeout_s=60)).values == (4.0,)
+    assert (tmp_path / "bases").read_text().splitlines() == ["org/older cafe", f"{base} main"]

@@ -33,6 +33,7 @@ from shared.contracts.events.versions import (
     record_key,
 )
 from shared.contracts.topics import ROLLOUT_HOLDS, ROLLOUTS, VERSIONS
+from shared.http.reward_scores import ScoredAnswer
 from shared.kafka.log import Position
 from shared.registry.follow import RegistryFollower
 from shared.registry.routing import RoutingState
@@ -161,8 +162,8 @@ class FakeScorer:
     def __init__(self) -> None:
         self.name = ""
 
-    async def scores(self, model: str, items: list[dict[str, Any]]) -> tuple[str, list[float]]:
-        return self.name, [-float(len(one["completion"])) for one in items] if self.name else []
+    async def scores(self, model: str, answers: Sequence[ScoredAnswer]) -> tuple[str, list[float]]:
+        return self.name, [-float(len(text)) for _, text in answers] if self.name else []
 
 
 class ControllerHarness:

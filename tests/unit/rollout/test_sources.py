@@ -126,7 +126,7 @@ async def test_scores_that_are_no_numbers_are_none(
     url = await serve(
         "/v1/score", lambda _: web.json_response({"reward_model": "r", "scores": ["nan"]})
     )
-    assert await Agents(session, (url,)).scores("m", [{}]) == ("", [])
+    assert await Agents(session, (url,)).scores("m", [([], "Hello.")]) == ("", [])
 
 
 @pytest.mark.parametrize("answer", [[], {"reward_model": "r1", "scores": [None]}, {"scores": 1}])
@@ -134,8 +134,7 @@ async def test_what_is_no_score_leaves_answers_unscored(
     session: aiohttp.ClientSession, serve: Callable[..., Any], answer: object
 ) -> None:
     url = await serve("/v1/score", lambda _: web.json_response(answer))
-    items = [{"messages": [], "completion": "Hello."}]
-    assert await Agents(session, (url,)).scores("m", items) == ("", [])
+    assert await Agents(session, (url,)).scores("m", [([], "Hello.")]) == ("", [])
 
 
 def _vector(**values: str) -> dict[str, Any]:

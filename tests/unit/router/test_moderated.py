@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -14,14 +15,24 @@ from aiohttp.test_utils import TestServer
 from prometheus_client import CollectorRegistry
 
 from services.router.bounds import AnswerBounds
+from services.router.engines import Engines, RetryReason
 from services.router.filter_rules import MASK, FilterRule, FilterRules
 from services.router.identity import IdentityRules
 from services.router.moderated import PATH, ModeratedProxy
 from services.router.moderation_endpoint import ModerationEndpoint, ModerationPolicy
 from services.router.output_filter import OutputFilter
+from services.router.state import RouteChoice
+from shared.clock import SystemClock
 from shared.contracts.events.interactions import FilterAction
 from shared.keys import KeyRing
 from shared.quotas import Quotas, RateLimits, inference_limits
+from shared.testing.clock import ManualClock
+
+STABLE = "m-v1.0"
+
+
+def url_of(server: TestServer) -> str:
+    return str(server.make_url("")).rstrip("/")
 
 
 async def elsewhere(scope: Any, receive: Any, send: Any) -> None:
@@ -47,13 +58,12 @@ async def inference() -> AsyncIterator[TestServer]:
         yield server
 
 
-def moderated(session: aiohttp.ClientSession, url: str, **more: Any) -> Any:
+def moderated(services: Engines, **more: Any) -> Any:
     keys = more.pop("keys", KeyRing(required=False))
     quotas = Quotas(key=inference_limits(more.pop("key_limits", RateLimits())), tenant=RateLimits())
     return ModeratedProxy(
         elsewhere,
-        url=url,
-        session=session,
+        services=services,
         keys=keys,
         quotas=quotas,
         bounds=more.pop("bounds", AnswerBounds()),
@@ -61,19 +71,26 @@ def moderated(session: aiohttp.ClientSession, url: str, **more: Any) -> Any:
         output_filter=OutputFilter(
             more.pop("rules", FilterRules()), CollectorRegistry(), more.pop("moderation", None)
         ),
-        model_of=lambda name: name.removesuffix("-v1.0"),
+        writer_of=lambda name: RouteChoice(name.removesuffix("-v1.0"), STABLE, ""),
         limit=1_000,
     )
 
 
-def client(session: aiohttp.ClientSession, url: str, **more: Any) -> httpx.AsyncClient:
-    app = moderated(session, url, **more)
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://router")
+@asynccontextmanager
+async def client(*urls: str, **more: Any) -> AsyncIterator[httpx.AsyncClient]:
+    async with Engines(urls, ManualClock(), retried=more.pop("retried", ignored)) as services:
+        transport = httpx.ASGITransport(moderated(services, **more))
+        async with httpx.AsyncClient(transport=transport, base_url="http://router") as http:
+            yield http
+
+
+def ignored(_: RetryReason) -> None:
+    """Another service was asked."""
 
 
 async def test_body_and_key_go_on_and_the_stream_comes_back(inference: TestServer) -> None:
-    url = str(inference.make_url("")).rstrip("/")
-    async with aiohttp.ClientSession() as session, client(session, url) as http:
+    url = url_of(inference)
+    async with client(url) as http:
         answer = await http.post(PATH, content=b"{}", headers={"authorization": "Bearer k"})
         assert answer.headers["content-type"] == "text/event-stream"
         assert answer.text == "data: {}\n\nBearer k"
@@ -82,15 +99,14 @@ async def test_body_and_key_go_on_and_the_stream_comes_back(inference: TestServe
 
 
 async def test_keys_sizes_and_an_absent_service_are_refusals(inference: TestServer) -> None:
-    url = str(inference.make_url("")).rstrip("/")
-    async with aiohttp.ClientSession() as session:
-        async with client(session, url, keys=KeyRing(required=True)) as http:
-            assert (await http.post(PATH, content=b"{}")).status_code == 401
-        async with client(session, url) as http:
-            assert (await http.post(PATH, content=b" " * 1_001)).status_code == 413
-        async with client(session, "http://127.0.0.1:9") as http:
-            answer = await http.post(PATH, content=b"{}")
-            assert (answer.status_code, answer.json()["code"]) == (503, "moderation_unavailable")
+    url = url_of(inference)
+    async with client(url, keys=KeyRing(required=True)) as http:
+        assert (await http.post(PATH, content=b"{}")).status_code == 401
+    async with client(url) as http:
+        assert (await http.post(PATH, content=b" " * 1_001)).status_code == 413
+    async with client("http://127.0.0.1:9") as http:
+        answer = await http.post(PATH, content=b"{}")
+        assert (answer.status_code, answer.json()["code"]) == (503, "moderation_unavailable")
 
 
 @pytest.mark.parametrize(
@@ -101,10 +117,9 @@ async def test_keys_sizes_and_an_absent_service_are_refusals(inference: TestServ
 async def test_the_key_s_limits_hold_and_slots_come_back(
     inference: TestServer, limits: RateLimits, statuses: list[int]
 ) -> None:
-    url = str(inference.make_url("")).rstrip("/")
+    url = url_of(inference)
     async with (
-        aiohttp.ClientSession() as session,
-        client(session, url, key_limits=limits) as http,
+        client(url, key_limits=limits) as http,
     ):
         answers = [await http.post(PATH, content=b"{}") for _ in statuses]
     assert [one.status_code for one in answers] == statuses
@@ -131,10 +146,9 @@ async def test_the_key_s_limits_hold_and_slots_come_back(
 async def test_the_bounds_of_one_request_hold(
     inference: TestServer, sent: bytes, asked: str
 ) -> None:
-    url = str(inference.make_url("")).rstrip("/")
+    url = url_of(inference)
     async with (
-        aiohttp.ClientSession() as session,
-        client(session, url, bounds=AnswerBounds(max_choices=2, max_tokens=9)) as http,
+        client(url, bounds=AnswerBounds(max_choices=2, max_tokens=9)) as http,
     ):
         answer = await http.post(PATH, content=sent)
         assert asked in answer.text
@@ -154,13 +168,12 @@ async def test_the_bounds_of_one_request_hold(
 async def test_the_output_filter_holds(
     inference: TestServer, model: str, action: str, form: str, status: int, shown: str
 ) -> None:
-    url = str(inference.make_url("")).rstrip("/")
+    url = url_of(inference)
     rule = FilterRule(
         name="code", action=FilterAction(action), words=("Project Heron",), models=("m",)
     )
     async with (
-        aiohttp.ClientSession() as session,
-        client(session, url, rules=FilterRules([rule])) as http,
+        client(url, rules=FilterRules([rule])) as http,
     ):
         body = {"model": model, "stage": form, "writer": {"text": "It is Project Heron."}}
         answer = await http.post(PATH, json=body)
@@ -179,8 +192,8 @@ async def test_an_answer_that_cannot_be_read_is_refused_and_holds_nothing(kind: 
     app = web.Application()
     app.router.add_post(PATH, answer)
     rules = FilterRules([FilterRule(name="code", action=FilterAction.flag, words=("Heron",))])
-    async with TestServer(app) as server, aiohttp.ClientSession() as session:
-        proxy = moderated(session, str(server.make_url("")).rstrip("/"), rules=rules)
+    async with TestServer(app) as server, Engines((url_of(server),), SystemClock()) as services:
+        proxy = moderated(services, rules=rules)
         transport = httpx.ASGITransport(app=proxy)
         async with httpx.AsyncClient(transport=transport, base_url="http://router") as http:
             refused = await http.post(PATH, json={"model": "m"})
@@ -191,11 +204,11 @@ async def test_an_answer_that_cannot_be_read_is_refused_and_holds_nothing(kind: 
 
 @pytest.mark.parametrize("form", ["whole", "stream"])
 async def test_the_moderation_endpoint_judges_it_too(inference: TestServer, form: str) -> None:
-    url = str(inference.make_url("")).rstrip("/")
+    url = url_of(inference)
     async with aiohttp.ClientSession() as session:
         away = ModerationPolicy("http://127.0.0.1:1")
         moderation = ModerationEndpoint(session, away, dict, CollectorRegistry())
-        async with client(session, url, moderation=moderation) as http:
+        async with client(url, moderation=moderation) as http:
             body = {"model": "m", "stage": form, "writer": {"text": "It is noon."}}
             answer = await http.post(PATH, json=body)
     assert (answer.status_code, answer.json()["code"]) == (400, "content_filter")
@@ -205,10 +218,9 @@ async def test_the_moderation_endpoint_judges_it_too(inference: TestServer, form
 async def test_a_request_without_a_length_keeps_the_service_s_default(
     inference: TestServer,
 ) -> None:
-    url = str(inference.make_url("")).rstrip("/")
+    url = url_of(inference)
     async with (
-        aiohttp.ClientSession() as session,
-        client(session, url, bounds=AnswerBounds(max_tokens=100_000)) as http,
+        client(url, bounds=AnswerBounds(max_tokens=100_000)) as http,
     ):
         assert '{"max_tokens":256}' in (await http.post(PATH, content=b"{}")).text
 
@@ -231,9 +243,8 @@ async def test_a_client_that_leaves_ends_the_service_s_request(begun: bool) -> N
 
     app = web.Application()
     app.router.add_post(PATH, silent)
-    async with TestServer(app) as server, aiohttp.ClientSession() as one:
-        url = str(server.make_url("")).rstrip("/")
-        proxy = moderated(one, url)
+    async with TestServer(app) as server, Engines((url_of(server),), SystemClock()) as services:
+        proxy = moderated(services)
         body = [{"type": "http.request", "body": b"{}", "more_body": False}]
         sent: list[Any] = []
 
@@ -254,7 +265,77 @@ async def test_a_client_that_leaves_ends_the_service_s_request(begun: bool) -> N
 
 
 async def test_who_asks_goes_along_from_the_header_too(inference: TestServer) -> None:
-    url = str(inference.make_url("")).rstrip("/")
-    async with aiohttp.ClientSession() as session, client(session, url) as http:
+    url = url_of(inference)
+    async with client(url) as http:
         answer = await http.post(PATH, content=b"{}", headers={"x-ratchet-user": "ann"})
     assert '"user":"ann"' in answer.text
+
+
+class InferenceOfOneBase:
+    """An inference service: its answer, or its refusal, and how often it was asked."""
+
+    def __init__(self, status: int = 200, text: str = "") -> None:
+        self.status = status
+        self.text = text
+        self.asked = 0
+        app = web.Application()
+        app.router.add_post(PATH, self._answer)
+        self.server = TestServer(app)
+
+    async def _answer(self, _: web.Request) -> web.Response:
+        self.asked += 1
+        if self.status == 200:
+            return web.json_response({"text": self.text})
+        problem = {"status": self.status, "code": f"refused_{self.status}"}
+        return web.json_response(
+            problem, status=self.status, content_type="application/problem+json"
+        )
+
+
+@pytest.fixture
+async def both() -> AsyncIterator[tuple[InferenceOfOneBase, InferenceOfOneBase]]:
+    old, new = InferenceOfOneBase(text="old base"), InferenceOfOneBase(404, "new base")
+    async with old.server, new.server:
+        yield old, new
+
+
+async def test_a_service_that_has_the_writer_s_version_answers_as_it_moves_to_another_base(
+    both: tuple[InferenceOfOneBase, InferenceOfOneBase],
+) -> None:
+    """No address is changed: who has the version is found, and asked first from then on."""
+    old, new = both
+    reasons: list[RetryReason] = []
+    urls = url_of(new.server), url_of(old.server)
+    async with client(*urls, retried=reasons.append) as http:
+
+        async def texts(count: int) -> set[str]:
+            answers = [await http.post(PATH, json={"model": "m"}) for _ in range(count)]
+            assert {one.status_code for one in answers} == {200}
+            return {one.json()["text"] for one in answers}
+
+        assert await texts(20) == {"old base"}
+        assert (new.asked, reasons) == (1, [RetryReason.missing])
+        old.status, new.status = 404, 200
+        assert await texts(20) == {"new base"}
+        assert reasons == [RetryReason.missing] * 2
+
+
+@pytest.mark.parametrize(("status", "others"), [(404, 1), (503, 1), (504, 0), (502, 0), (422, 0)])
+async def test_another_service_is_asked_only_where_the_first_has_done_nothing(
+    both: tuple[InferenceOfOneBase, InferenceOfOneBase], status: int, others: int
+) -> None:
+    first, second = both
+    first.status = second.status = status
+    async with client(url_of(first.server), url_of(second.server)) as http:
+        answer = await http.post(PATH, json={"model": "m"})
+    assert (answer.status_code, answer.json()["code"]) == (status, f"refused_{status}")
+    assert answer.headers["content-type"].startswith("application/problem+json")
+    assert (first.asked, second.asked) == (1, others)
+
+
+async def test_a_service_that_is_away_is_passed_over(
+    both: tuple[InferenceOfOneBase, InferenceOfOneBase],
+) -> None:
+    old, _ = both
+    async with client("http://127.0.0.1:9", url_of(old.server)) as http:
+        assert (await http.post(PATH, json={"model": "m"})).json() == {"text": "old base"}

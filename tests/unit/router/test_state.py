@@ -180,6 +180,12 @@ def test_versions_of_a_route_may_be_named_before_the_registry_is_read(router, cl
     choice = router.explicit("m-v1.1")
     assert (choice.model, choice.version, choice.arm, choice.rollout) == ("m", "m-v1.1", "", "")
     assert router.explicit("m-v9.9") is None
+    writers = {name: router.writer_of(name) for name in ("m", "m-v1.1", "other")}
+    assert {name: (one.model, one.version) for name, one in writers.items()} == {
+        "m": ("m", "m-v1.0"),
+        "m-v1.1": ("m", "m-v1.1"),
+        "other": ("other", ""),
+    }
 
 
 def test_one_source_is_enough_to_route(router):

@@ -86,7 +86,7 @@ class FreshHarness:
         self._metrics = metrics
 
     def begin(self) -> None:
-        scores = RewardScores(self._session, self.scorer.url, "Bearer key")
+        scores = RewardScores(self._session, (self.scorer.url,), lambda: "Bearer key")
         self.fresh = FreshScorer(self.log, scores, self._metrics, self.clock, MIN_VOTES)
         self.schedule = Scheduler(
             event_log=self.log,

@@ -62,7 +62,7 @@ class StrawVersions:
 def ranking(url: str, session: Any, queue: PromptQueue, **changes: Any) -> PromptRanking:
     given: dict[str, Any] = {
         "router": RouterClient(session, url, timeout_s=20, purpose="evaluation"),
-        "scores": RewardScores(session, url, "Bearer key"),
+        "scores": RewardScores(session, (url,), lambda: "Bearer key"),
         "queue": queue,
         "plan": PLAN,
         "compared": lambda: ("m", ("v1", "v2")),
@@ -159,7 +159,7 @@ async def test_scores_of_two_reward_models_are_not_compared() -> None:
 
     asked = [([], "an answer")] * (SCORED_AT_ONCE + 1)
     async with answering(StrawVersions().chat, score) as url, router_session(4) as session:
-        scores = RewardScores(session, url, "")
+        scores = RewardScores(session, (url,))
         assert (await scores.given("m", asked[:2])).reward_model == "r1"
         with pytest.raises(NotScored, match="several reward models, r2, r3"):
             await scores.given("m", asked)

@@ -243,12 +243,14 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- $_ := set $found "OTEL_TRACES_SAMPLER_ARG" $values.tracing.ratio -}}
 {{- end -}}
 {{- $engines := list -}}
+{{- $inferences := list -}}
 {{- $agents := list -}}
 {{- range $name := include "ratchet.engines" .root | fromJsonArray -}}
 {{- $scope := dict "root" $.root "name" $name -}}
 {{- $of := include "ratchet.service" $scope | fromJson -}}
 {{- $host := include "ratchet.name" $scope -}}
 {{- $engines = append $engines (printf "http://%s:%d" $host (int64 $of.extraPorts.engine)) -}}
+{{- $inferences = append $inferences (printf "http://%s:%d" $host (int64 $of.port)) -}}
 {{- range $number := until (int $of.replicas) -}}
 {{- $agents = append $agents (printf "http://%s-%d.%s-pods:%d" $host $number $host (int64 $of.port)) -}}
 {{- end -}}
@@ -271,13 +273,13 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- end -}}
 {{- $_ := set $found "RATCHET_ROUTER_ENGINES" $engines -}}
 {{- if $values.moderation.enabled -}}
-{{- $_ := set $found "RATCHET_ROUTER_MODERATION_URL" (printf "http://%s-inference:%d" $base (int64 $services.inference.port)) -}}
+{{- $_ := set $found "RATCHET_ROUTER_MODERATION_URL" $inferences -}}
 {{- end -}}
 {{- else if eq .name "feedback" -}}
 {{- $_ := set $found "RATCHET_FEEDBACK_ROUTER_URL" (printf "http://%s-router:%d" $base (int64 $services.router.port)) -}}
 {{- if $values.ranking.hours -}}
 {{- $_ := set $found "RATCHET_FEEDBACK_VOTING_RANK_HOURS" $values.ranking.hours -}}
-{{- $_ := set $found "RATCHET_FEEDBACK_INFERENCE_URL" (printf "http://%s-inference:%d" $base (int64 $services.inference.port)) -}}
+{{- $_ := set $found "RATCHET_FEEDBACK_INFERENCE_URL" $inferences -}}
 {{- end -}}
 {{- else if eq .name "rollout" -}}
 {{- $_ := set $found "RATCHET_ROLLOUT_AGENTS" $agents -}}
@@ -296,7 +298,7 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- $_ := set $found "RATCHET_DATASETS_URI" $values.storage.datasets -}}
 {{- $_ := set $found "RATCHET_INFERENCE_MAX_CONTEXT" $values.model.maxContext -}}
 {{- if hasKey ($values.training.files | default dict) "scoreApiKey" -}}
-{{- $_ := set $found "RATCHET_TRAINING_INFERENCE_URL" (printf "http://%s-inference:%d" $base (int64 $services.inference.port)) -}}
+{{- $_ := set $found "RATCHET_TRAINING_INFERENCE_URL" $inferences -}}
 {{- end -}}
 {{- else if has .name (list "cli" "topics") -}}
 {{- $_ := set $found "RATCHET_KAFKA_JOIN_PARTITIONS" $values.kafka.joinPartitions -}}
