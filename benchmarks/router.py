@@ -11,8 +11,11 @@ core 0 to itself; the stub, the load generator (wrk), Kafka and Redis share core
 - *ratchet*: `python -m services.router` in a rollout at 20 %: assignment, redaction, metrics, one
   event a request through the spool to a real Kafka; counted there afterwards;
 - *LiteLLM*: its proxy, one worker, no database, from `.venv-bench`;
-- Envoy, vLLM's router, rolter (`benchmarks.peers`): where they are installed; what cannot be had is
-  said, and never left out in silence.
+- Envoy, vLLM's router, SMG, rolter, Portkey (`benchmarks.peers`): where they are installed; what is not
+  is said, and never left out in silence.
+
+nginx, Envoy, rolter, Portkey and LiteLLM split traffic 80 to 20 between two targets, both of them the stub.
+vLLM's router and SMG have no weights, and one target.
 
 Two rates: by the clock, and a second of the proxy's own CPU time (its workers included), which is
 what the proxy does on one core that it need not share; they agree on a quiet machine, and where they
@@ -36,10 +39,11 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks.peers import NOT_PACKAGED, PEERS, Peer
+from benchmarks.peers import GOAL_TIMES, PEERS, Peer
 from benchmarks.proxies import (
     OTHER_CORE,
     PROXY_CORE,
@@ -48,7 +52,7 @@ from benchmarks.proxies import (
     process,
     resident_mib,
 )
-from benchmarks.proxy_load import LOAD, P99_LIMITS_MS, Load, Row, measure
+from benchmarks.proxy_load import LOAD, P99_LIMITS_MS, Load, Row, chat_load, measure
 from benchmarks.router_stack import RouterStack, bare_proxy, router_stack
 from benchmarks.router_streams import (
     PACE_S,
@@ -74,7 +78,7 @@ events {{ worker_connections 1024; }}
 http {{
   access_log off; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f;
   uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s; keepalive_requests 1000000000;
-  upstream engine {{ server {upstream}; keepalive 128; keepalive_requests 1000000000; }}
+  upstream engine {{ server {upstream} weight=80; server {upstream} weight=20; keepalive 128; keepalive_requests 1000000000; }}
   server {{
     listen 127.0.0.1:{port};
     location / {{ proxy_pass http://engine; proxy_http_version 1.1; proxy_set_header Connection ""; }}
@@ -131,8 +135,10 @@ class Run:
                         "model": "openai/assistant",
                         "api_base": f"{self.stub}/v1",
                         "api_key": "none",
+                        "weight": weight,
                     },
                 }
+                for weight in (80, 20)
             ],
             "litellm_settings": {"telemetry": False, "set_verbose": False},
         }
@@ -147,13 +153,17 @@ class Run:
         }
         return self._proxy("litellm", command, "/health/liveliness", env, name="LiteLLM proxy")
 
-    def peer(self, key: str, peer: Peer, program: str) -> Row:
+    def peer(self, key: str, peer: Peer, command: Sequence[str]) -> Row:
         """A gateway of others."""
         host, upstream = self.stub[7:].split(":")
         arguments = peer.arguments(
             self.directory, self.ports[key], self.ports["other"], host, int(upstream)
         )
-        return self._proxy(key, [program, *arguments], peer.ready, name=peer.name)
+        headers = peer.headers(host, int(upstream))
+        script = self.directory / f"{key}.lua"
+        script.write_text(chat_load(headers))
+        load = replace(self.load, script=script, headers=headers)
+        return self._proxy(key, [*command, *arguments], peer.ready, name=peer.name, load=load)
 
     def _proxy(
         self,
@@ -164,11 +174,12 @@ class Run:
         name: str = "",
         *,
         streams: bool = False,
+        load: Load | None = None,
     ) -> Row:
         log = self.directory / f"{key}.log"
         with process(command, log, PROXY_CORE, env) as running:
             await_answer(self.url(key) + ready, running, log)
-            row = measure(name or key, self.url(key), self.load, running.pid)
+            row = measure(name or key, self.url(key), load or self.load, running.pid)
             if streams:
                 self.streams.append(measure_streams(row.name, self.url(key)))
             self.after_mib[row.name] = resident_mib(running.pid)
@@ -244,10 +255,14 @@ def memory_table(rows: Sequence[Row], after_mib: dict[str, float]) -> str:
 
 
 def distances(rows: dict[str, Row]) -> list[str]:
-    """How far ahead the peers are that have no goal: they are no Python, and record nothing."""
+    """How far ahead the peers in Rust and C++ are, which have no goal and record nothing."""
     ours = rows["ratchet"].core_rps
     assert ours is not None
-    found = {peer.name: rows[key].core_rps for key, peer in PEERS.items() if key in rows}
+    found = {
+        peer.name: rows[key].core_rps
+        for key, peer in PEERS.items()
+        if key in rows and not peer.on_node
+    }
     return [
         f"{name}: {theirs / ours:.1f} × ours by CPU second"
         for name, theirs in found.items()
@@ -280,15 +295,16 @@ def verdicts(rows: dict[str, Row], alone_ms: float) -> list[tuple[bool, str]]:
                 f"{share:.0%} of the bare ASGI proxy by CPU second (goal {GOAL_SHARE_OF_BARE:.0%})",
             )
         )
-    theirs = rows["litellm"].core_rps if "litellm" in rows else None
-    if theirs is not None:
-        times = ours.core_rps / theirs
-        said.append(
-            (
-                times >= GOAL_TIMES_LITELLM,
-                f"{times:.0f} × LiteLLM by CPU second (goal {GOAL_TIMES_LITELLM} ×)",
+    goals = {"litellm": ("LiteLLM", GOAL_TIMES_LITELLM)} | {
+        key: (peer.name, GOAL_TIMES) for key, peer in PEERS.items() if peer.on_node
+    }
+    for key, (name, goal) in goals.items():
+        theirs = rows[key].core_rps if key in rows else None
+        if theirs is not None:
+            times = ours.core_rps / theirs
+            said.append(
+                (times >= goal, f"{times:.1f} × {name} by CPU second (goal {goal} ×)"),
             )
-        )
     return said
 
 
@@ -303,10 +319,10 @@ def main() -> int:
     if not LITELLM.exists() and "litellm" not in given.without:
         print("LiteLLM is not installed: make bench does it. Left out.")
         given.without.append("litellm")
-    programs = {key: peer.path() for key, peer in PEERS.items() if key not in given.without}
-    missing = {PEERS[key].name: "not installed" for key, path in programs.items() if path is None}
-    for name, why in (missing | NOT_PACKAGED).items():
-        print(f"{name}: not available here ({why})")
+    commands = {key: peer.command() for key, peer in PEERS.items() if key not in given.without}
+    for key, command in commands.items():
+        if command is None:
+            print(f"{PEERS[key].name} is not installed: make bench does it. Left out.")
     if shutil.which("wrk") is None:
         raise SystemExit("wrk is missing; make setup installs it")
     os.sched_setaffinity(0, {OTHER_CORE})
@@ -328,9 +344,9 @@ def main() -> int:
                 "ratchet": run.ratchet,
                 "litellm": run.litellm,
                 **{
-                    key: partial(run.peer, key, PEERS[key], program)
-                    for key, program in programs.items()
-                    if program is not None
+                    key: partial(run.peer, key, PEERS[key], command)
+                    for key, command in commands.items()
+                    if command is not None
                 },
             }
             rows: dict[str, Row] = {}

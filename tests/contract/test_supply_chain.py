@@ -15,6 +15,7 @@ NOT_SHIPPED = {
         "arenakit",
         "dev",
         "bench",
+        "bench-smg",
         "bench-streams",
         "bench-vllm-router",
         "clients",
@@ -45,8 +46,11 @@ def test_renovate_waits_before_it_proposes_a_release() -> None:
 
 
 def test_locks_have_hashes_and_name_no_registry() -> None:
-    locks = sorted((ROOT / "tests").rglob("package-lock.json"))
-    assert len(locks) == len(list((ROOT / "tests").rglob("package.json"))) == 2
+    locks, asked = (
+        [path for folder in ("benchmarks", "tests") for path in (ROOT / folder).rglob(name)]
+        for name in ("package-lock.json", "package.json")
+    )
+    assert len(locks) == len(asked) == 3
     for lock in locks:
         packages = json.loads(lock.read_text())["packages"]
         assert len(packages) > 1
