@@ -14,7 +14,12 @@ from shared.contracts.topics import FEEDBACK, INTERACTIONS, PREFERENCES
 from shared.kafka.envelope import header, headers_of
 from shared.observability import span_attributes as names
 from shared.observability.spans import FinishedSpan, SpanKind, Spans, nanoseconds
-from shared.observability.tracing import derived_traceparent, is_sampled, parse_traceparent
+from shared.observability.tracing import (
+    derived_traceparent,
+    interaction_traceparent,
+    is_sampled,
+    parse_traceparent,
+)
 
 NS_PER_MS = 1_000_000
 
@@ -33,7 +38,11 @@ class JoinSpans:
     def sampled(self, output: Output) -> bool:
         """Whether the trace that an output is about is sampled."""
         trace_id = trace_of(output.event)
-        return self.enabled and bool(_interaction(trace_id)) and self._spans.sampled(trace_id)
+        return (
+            self.enabled
+            and bool(interaction_traceparent(trace_id))
+            and self._spans.sampled(trace_id)
+        )
 
     def joined(self, records: Iterable[SourceRecord], now_ns: int) -> None:
         """Export a span for each interaction and feedback that a batch counted."""
@@ -53,7 +62,7 @@ class JoinSpans:
                         start_ns=min(nanoseconds(output.time), now_ns),
                         end_ns=now_ns,
                         kind=SpanKind.producer,
-                        links=[_interaction(trace_id) for trace_id in traces],
+                        links=[interaction_traceparent(trace_id) for trace_id in traces],
                         attributes={
                             names.MESSAGING_SYSTEM: "kafka",
                             names.MESSAGING_DESTINATION: PREFERENCES,
@@ -65,7 +74,7 @@ class JoinSpans:
     def _joined(self, record: SourceRecord, now_ns: int) -> None:
         trace_id = (record.key or b"").decode("utf-8", "replace")
         cause = header(headers_of(record.headers), "traceparent")
-        own = _interaction(trace_id)
+        own = interaction_traceparent(trace_id)
         if not own or not (is_sampled(cause) or self._spans.sampled(trace_id)):
             return
         same = parse_traceparent(cause) == trace_id
@@ -92,8 +101,3 @@ class JoinSpans:
                 },
             )
         )
-
-
-def _interaction(trace_id: str) -> str:
-    """The span of an answer's interaction, which follows from its trace id alone."""
-    return derived_traceparent(trace_id, "interaction", sampled=True)

@@ -49,6 +49,7 @@ from shared.keys import KeyRing
 from shared.media_store import MediaStore
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
+from shared.observability.trace_export import spans_of
 from shared.quotas import Quotas, RateLimits, RedisCounts, feedback_limits
 from shared.redaction import Redaction
 from shared.registry.connection import RedisCluster, connect_redis, refuse_cluster
@@ -69,6 +70,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
     registry = CollectorRegistry()
     metrics = FeedbackMetrics(registry)
     clock = SystemClock()
+    spans = spans_of("feedback")
     detector = detector_of(settings, registry)
     redact = Redaction(detector)
     brokers = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-feedback")
@@ -157,6 +159,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
             traces=traces,
             quotas=quotas,
             rules=rules,
+            spans=spans,
         )
         queries = QueryApi(
             queries=model,
@@ -267,6 +270,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
             )
             await background.finish(FINISH_TIMEOUT_S)
             await log.stop()
+            spans.close()
             if detector is not None:
                 await detector.close()
 

@@ -25,6 +25,7 @@ from services.feedback.errors import (
     field_errors,
     invalid,
 )
+from services.feedback.feedback_spans import FeedbackSpans
 from services.feedback.metrics import FeedbackMetrics, Way
 from services.feedback.publisher import FeedbackPublisher, feedback_record
 from services.feedback.submissions import (
@@ -51,12 +52,16 @@ from shared.http.openapi import describe
 from shared.http.problems import handle_errors, json_response, problem
 from shared.kafka.log import PER_TURN, NewRecord, record_bytes
 from shared.keys import ApiKey, KeyRing
+from shared.observability.spans import OFF, Spans
 from shared.observability.tracing import rebuilt_traceparent
 from shared.quotas import Quotas
 from shared.redaction.detection import Redact, primed, redacted
 
 log = structlog.get_logger(__name__)
 
+SUBMIT_PATH = "/v1/feedback"
+BATCH_PATH = "/v1/feedback/batch"
+WITHDRAW_PATH = "/v1/feedback/{feedback_id:path}"
 MAX_BATCH = 1_000
 MULTI_STATUS = 207
 ACCEPTED = 202
@@ -88,8 +93,10 @@ class FeedbackApi:
         traces: TraceLimits,
         quotas: Quotas,
         rules: SubmissionRules = DEFAULT_RULES,
+        spans: Spans = OFF,
     ) -> None:
         self._traces = traces
+        self._spans = FeedbackSpans(spans, clock)
         self._publisher = publisher
         self._comparisons = comparisons
         self._keys = keys
@@ -118,9 +125,7 @@ class FeedbackApi:
                 rules=self._rules,
             ),
         )
-        record = feedback_record(event, traceparent=_traceparent(request))
-        await self._check_trace(event, record)
-        await self._publisher.store(record)
+        await self._store(f"POST {SUBMIT_PATH}", request, event)
         self._metrics.accepted(event, "single")
         return json_response(ACCEPTED, _receipt(event))
 
@@ -132,7 +137,8 @@ class FeedbackApi:
         self._spend(key, len(items))
         clamp = _flag(request, "clamp")
         idempotency_key = _idempotency_key(request)
-        traceparent = _traceparent(request)
+        given = _traceparent(request)
+        context = self._spans.batch_context(given)
         at = self._clock.now()
         results: list[dict[str, Any]] = []
         kinds: list[tuple[str, bool]] = []
@@ -159,7 +165,7 @@ class FeedbackApi:
                 await asyncio.sleep(0)
             try:
                 event = event_of(index, item, redact)
-                record = feedback_record(event, traceparent=traceparent)
+                record = feedback_record(event, traceparent=context)
                 await self._check_trace(event, record)
             except FeedbackError as error:
                 self._metrics.rejected(Reason(error.code), "batch")
@@ -176,6 +182,14 @@ class FeedbackApi:
         stored = [kind for index, kind in enumerate(kinds) if index not in refused]
         anonymous = sum(anonymous for _, anonymous in stored)
         self._metrics.accepted_batch((kind for kind, _ in stored), anonymous=anonymous)
+        self._spans.stored_batch(
+            f"POST {BATCH_PATH}",
+            context,
+            given,
+            key.tenant,
+            [record.key for index, record in enumerate(records) if index not in refused],
+            at,
+        )
         whole = len(stored) == len(items)
         log.info("feedback.batch", items=len(items), accepted=len(stored))
         return json_response(ACCEPTED if whole else MULTI_STATUS, {"results": results})
@@ -189,9 +203,7 @@ class FeedbackApi:
         event = withdrawn(
             read_withdrawal(query), tenant=key.tenant, at=self._clock.now(), rules=self._rules
         )
-        record = feedback_record(event, traceparent=_traceparent(request))
-        await self._check_trace(event, record)
-        await self._publisher.store(record)
+        await self._store(f"DELETE {WITHDRAW_PATH}", request, event)
         self._metrics.accepted(event, "withdrawal")
         log.info("feedback.withdrawn", feedback_id=event.feedback_id, revision=event.revision)
         return json_response(ACCEPTED, _receipt(event))
@@ -221,6 +233,19 @@ class FeedbackApi:
         )
         log.info("vote.accepted", comparison_id=comparison_id)
         return json_response(200, answer)
+
+    async def _store(
+        self,
+        name: str,
+        request: Request,
+        event: FeedbackSubmitted | SignalObserved | FeedbackWithdrawn,
+    ) -> None:
+        given = _traceparent(request)
+        context = self._spans.context(given, event.trace_id)
+        record = feedback_record(event, traceparent=context)
+        await self._check_trace(event, record)
+        await self._publisher.store(record)
+        self._spans.stored(name, context, given, event)
 
     def _check_trace(
         self, event: FeedbackSubmitted | SignalObserved | FeedbackWithdrawn, record: NewRecord
@@ -292,13 +317,11 @@ def create_app(api: FeedbackApi, metrics: FeedbackMetrics, *routers: APIRouter) 
         )
         return call
 
-    path = "/v1/feedback"
-    app.serve_directly(path, route("POST", path, api.submit, "single", **documents.SUBMIT))
-    path = "/v1/feedback/batch"
-    batch = route("POST", path, api.submit_batch, "batch", **documents.SUBMIT_BATCH)
-    app.serve_directly(path, batch)
-    path = "/v1/feedback/{feedback_id:path}"
-    route("DELETE", path, api.withdraw, "withdrawal", **documents.WITHDRAW)
+    single = route("POST", SUBMIT_PATH, api.submit, "single", **documents.SUBMIT)
+    app.serve_directly(SUBMIT_PATH, single)
+    batch = route("POST", BATCH_PATH, api.submit_batch, "batch", **documents.SUBMIT_BATCH)
+    app.serve_directly(BATCH_PATH, batch)
+    route("DELETE", WITHDRAW_PATH, api.withdraw, "withdrawal", **documents.WITHDRAW)
     route("POST", "/v1/comparisons", api.open_comparison, "comparison", **documents.COMPARE)
     path = "/v1/comparisons/{comparison_id}/vote"
     route("POST", path, api.vote, "vote", **documents.VOTE)

@@ -6,12 +6,12 @@ And the spans of a request: its own, and those of its attempts at engines.
 from __future__ import annotations
 
 import os
-import random
 from time import perf_counter
 
 from services.router.call import Call
 from shared.contracts.events.interactions import Outcome
 from shared.observability import span_attributes as names
+from shared.observability.span_contexts import SpanContexts
 from shared.observability.spans import (
     NS,
     AttributeValue,
@@ -20,7 +20,7 @@ from shared.observability.spans import (
     Spans,
     nanoseconds,
 )
-from shared.observability.tracing import is_sampled, parse_traceparent, rebuilt_traceparent
+from shared.observability.tracing import is_sampled, rebuilt_traceparent
 
 ID_BYTES = 16
 POOL_IDS = 256
@@ -35,10 +35,9 @@ class TraceIds:
     """
 
     def __init__(self, spans: Spans) -> None:
-        self._spans = spans
+        self._contexts = SpanContexts(spans)
         self._pool = ""
         self._at = 0
-        self._span_ids = random.Random(os.urandom(ID_BYTES))
 
     def take(self) -> str:
         """A new trace id: 32 random hex digits."""
@@ -56,14 +55,7 @@ class TraceIds:
         client's trace goes on behind the router. Sampled is what the export samples; without an
         export, what the client says.
         """
-        header = given.decode("latin-1") if given else ""
-        offered = parse_traceparent(header) if header else None
-        if self._spans.enabled:
-            sampled = self._spans.sampled(offered or trace_id, header if offered else "")
-        else:
-            sampled = offered is not None and is_sampled(header)
-        span = self._span_ids.getrandbits(64) or 1
-        return f"00-{offered or trace_id}-{span:016x}-0{sampled:d}"
+        return self._contexts.begin(trace_id, given.decode("latin-1") if given else "")
 
 
 class RequestSpans:

@@ -30,6 +30,7 @@ JOB_ID = "ratchet.job_id"
 DATASET = "ratchet.dataset"
 DECISION = "ratchet.decision"
 ROWS = "ratchet.rows"
+ITEMS = "ratchet.items"
 
 OPERATIONS = {
     "chat": "chat",

@@ -7,6 +7,7 @@ import re
 import secrets
 
 _TRACEPARENT = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?$")
+_TRACE_ID = re.compile(r"[0-9a-f]{32}")
 SPAN_ID = slice(36, 52)
 """Where the parent or span id stands in a `traceparent`."""
 _NO_TRACE = "0" * 32
@@ -18,6 +19,11 @@ def parse_traceparent(header: str) -> str | None:
     if found is None or found[1] == _NO_TRACE or header.startswith("ff"):
         return None
     return found[1]
+
+
+def is_trace_id(text: str) -> bool:
+    """Whether this is a trace id of Trace Context, which one that a client made may not be."""
+    return _TRACE_ID.fullmatch(text) is not None and text != _NO_TRACE
 
 
 def rebuilt_traceparent(header: str) -> str:
@@ -46,6 +52,14 @@ def derived_traceparent(trace_id: str, cause: str, *, sampled: bool = False) -> 
     """
     span = hashlib.sha256(cause.encode()).hexdigest()[:16]
     return rebuilt_traceparent(f"00-{trace_id}-{span}-{sampled:02x}")
+
+
+def interaction_traceparent(trace_id: str) -> str:
+    """The span of an answer's interaction, sampled, which follows from its trace id alone.
+
+    Empty where a client made the id and it is none of Trace Context.
+    """
+    return derived_traceparent(trace_id, "interaction", sampled=True)
 
 
 def derived_trace_id(name: str) -> str:

@@ -37,6 +37,7 @@ from shared.kafka.envelope import decode, models_by_type
 from shared.kafka.log import EventLog, Record, read_to_end
 from shared.keys import KeyRing
 from shared.observability.health import Health
+from shared.observability.spans import OFF, Spans
 from shared.quotas import Quotas, RateLimits, feedback_limits
 from shared.redaction.detection import Redact
 from shared.redaction.redactor import Redactor
@@ -214,6 +215,7 @@ async def feedback_parts(
     key_limits: RateLimits = RateLimits(),  # noqa: B008
     read_model: Path = Path("/nonexistent"),
     redact: Redact = Redactor().text,  # noqa: B008
+    spans: Spans = OFF,
 ) -> AsyncIterator[FeedbackParts]:
     """The service's parts, which share one session with the router."""
     clock = clock or ManualClock()
@@ -251,6 +253,7 @@ async def feedback_parts(
             traces=traces,
             quotas=Quotas(key=feedback_limits(key_limits), tenant=RateLimits()),
             rules=rules,
+            spans=spans,
         )
         yield FeedbackParts(
             clock, collected, metrics, breaker, publisher, keys, routing, registry, store,

@@ -13,6 +13,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import Link, SpanContext
 
 from shared.observability.otlp import OtlpExport
 from shared.observability.spans import HeadSampling, Spans
@@ -47,6 +48,13 @@ def reached(trace_id: str, spans: Iterable[ReadableSpan]) -> set[str]:
             left.remove(span)
             names.add(span.name)
             traces.add(_trace(span))
+
+
+def context_of(span: ReadableSpan | Link | SpanContext | None) -> str:
+    """The `traceparent` of a span, or of what a link or a parent names; sampled."""
+    context = span if isinstance(span, SpanContext) else span and span.context
+    assert context is not None
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-01"
 
 
 def _trace(span: ReadableSpan) -> int:

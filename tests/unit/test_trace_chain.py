@@ -8,6 +8,7 @@ from pathlib import Path
 from services.aggregator.codec import write_of
 from services.aggregator.fold import Output
 from services.aggregator.join_spans import JoinSpans
+from services.feedback.feedback_spans import FeedbackSpans
 from services.rollout.decision_spans import DecisionSpans
 from services.router.call import Call, EngineAttempt
 from services.router.fields import FieldRules
@@ -15,11 +16,13 @@ from services.router.identity import IdentityRules
 from services.router.request import read_request
 from services.router.state import RouteChoice
 from services.router.traces import RequestSpans, TraceIds
+from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType
 from shared.contracts.events.interactions import Outcome
 from shared.contracts.events.rollouts import Decision, DecisionKind, Phase
 from shared.contracts.topics import FEEDBACK, INTERACTIONS, PREFERENCES
 from shared.observability.spans import Spans
 from shared.registry.versions import Registry
+from shared.testing.clock import ManualClock
 from tests.support.aggregator import feedback, interaction, source_record
 from tests.support.spans import CollectedSpans, reached
 from tests.unit.training.builders import pair_event, request
@@ -57,11 +60,21 @@ def test_the_clients_trace_goes_on_to_the_join() -> None:
     call = routed(collected.spans, CLIENT)
     trace_id = call.request.trace_id
 
+    said = FeedbackSubmitted(
+        feedback_id="f",
+        trace_id=trace_id,
+        tenant="acme",
+        type=FeedbackType.thumbs_up,
+        submitted_at=NOW,
+    )
+    posts = FeedbackSpans(collected.spans, ManualClock(NOW))
+    posted = posts.context(CLIENT, trace_id)
+    posts.stored("POST /v1/feedback", posted, CLIENT, said)
     told = [
         source_record(
             INTERACTIONS, 0, 1, interaction(), key=trace_id, traceparent=call.traceparent
         ),
-        source_record(FEEDBACK, 0, 1, feedback(), key=trace_id, traceparent=CLIENT),
+        source_record(FEEDBACK, 0, 1, feedback(), key=trace_id, traceparent=posted),
         source_record(FEEDBACK, 0, 2, feedback(), key="made-by-the-client", traceparent=CLIENT),
     ]
     JoinSpans(collected.spans).joined(told, now_ns=10)
@@ -73,6 +86,7 @@ def test_the_clients_trace_goes_on_to_the_join() -> None:
             "chat assistant",
             "chat assistant-v1.1",
             "chat assistant-v1.0",
+            "POST /v1/feedback",
             f"process {INTERACTIONS}",
             f"process {FEEDBACK}",
         }
@@ -85,9 +99,13 @@ def test_the_clients_trace_goes_on_to_the_join() -> None:
         assert f"{attempt.context.span_id:016x}" == call.attempt_span(number)[36:52]
     assert call.attempt_traceparent(0) == call.traceparent
     assert call.attempt_traceparent(1) == call.attempt_span(1)
-    asked, said = spans[f"process {INTERACTIONS}"], spans[f"process {FEEDBACK}"]
+    asked, joined = spans[f"process {INTERACTIONS}"], spans[f"process {FEEDBACK}"]
     assert f"{asked.context.trace_id:032x}" == trace_id
-    assert said.parent.span_id == asked.context.span_id
+    assert joined.parent.span_id == asked.context.span_id
+    post = spans["POST /v1/feedback"]
+    assert f"{post.parent.span_id:016x}" == CLIENT[36:52]
+    assert [link.context.span_id for link in post.links] == [asked.context.span_id]
+    assert [link.context.span_id for link in joined.links] == [post.context.span_id]
 
 
 async def test_from_the_answer_to_the_decision(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
+from shared.observability.trace_export import spans_of
 from shared.quotas import Quotas, RateLimits, RedisCounts
 from shared.redaction import Redaction
 from shared.registry.connection import RedisCluster, connect_redis, refuse_cluster
@@ -56,6 +57,7 @@ async def run(settings: IntakeSettings) -> None:
     """
     stop = stop_on_signals()
     registry, clock = CollectorRegistry(), SystemClock()
+    spans = spans_of("intake")
     detector = detector_of(settings, registry)
     redact = Redaction(detector)
     metrics = FeedbackMetrics(registry)
@@ -73,7 +75,13 @@ async def run(settings: IntakeSettings) -> None:
         store=RedisCounts(redis, "feedback"),
     )
     intake = Intake(
-        publisher, metrics, redact=redact, clock=clock, quotas=quotas, rules=settings.rules
+        publisher,
+        metrics,
+        redact=redact,
+        clock=clock,
+        quotas=quotas,
+        rules=settings.rules,
+        spans=spans,
     )
     loop = ConsumerLoop(
         KafkaConnection.of(settings),
@@ -110,6 +118,7 @@ async def run(settings: IntakeSettings) -> None:
             stop.set()
             counting.cancel()
         await log.stop()
+        spans.close()
         if detector is not None:
             await detector.close()
 

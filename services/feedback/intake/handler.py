@@ -13,6 +13,7 @@ from typing import ClassVar
 from pydantic import ConfigDict
 
 from services.feedback.errors import Busy, EventLogUnavailable, FeedbackError, Reason, invalid
+from services.feedback.feedback_spans import FeedbackSpans
 from services.feedback.metrics import FeedbackMetrics
 from services.feedback.publisher import FeedbackPublisher, feedback_record
 from services.feedback.submissions import (
@@ -32,6 +33,7 @@ from shared.errors import FieldError
 from shared.kafka.consumer import Reject
 from shared.kafka.envelope import header, models_by_type
 from shared.kafka.log import LogUnavailable, Record
+from shared.observability.spans import OFF, SpanKind, Spans
 from shared.observability.tracing import rebuilt_traceparent
 from shared.quotas import QuotaExceeded, Quotas
 from shared.redaction.detection import Redact, redacted
@@ -80,6 +82,7 @@ class Intake:
         clock: Clock,
         quotas: Quotas,
         rules: SubmissionRules = DEFAULT_RULES,
+        spans: Spans = OFF,
     ) -> None:
         self._publisher = publisher
         self._metrics = metrics
@@ -87,6 +90,7 @@ class Intake:
         self._clock = clock
         self._quotas = quotas
         self._rules = rules
+        self._spans = FeedbackSpans(spans, clock)
 
     async def handle(self, event: Event, record: Record) -> None:
         """Store what a product published.
@@ -118,15 +122,17 @@ class Intake:
     async def _store(
         self, stored: FeedbackSubmitted | SignalObserved | FeedbackWithdrawn, record: Record
     ) -> None:
-        entry = feedback_record(
-            stored, traceparent=rebuilt_traceparent(header(record.headers, "traceparent"))
-        )
+        given = rebuilt_traceparent(header(record.headers, "traceparent"))
+        place = f"{record.topic}/{record.partition}/{record.offset}"
+        context = self._spans.context(given, stored.trace_id, place)
+        entry = feedback_record(stored, traceparent=context)
         try:
             await self._publisher.store(entry)
         except (Busy, EventLogUnavailable) as error:
             # Else the tries of an outage would use the quota up, and the records be refused.
             self._quotas.refund(stored.tenant)
             raise LogUnavailable(error.detail) from error
+        self._spans.stored("process feedback-intake", context, given, stored, SpanKind.consumer)
 
     def read(
         self, event: Event, record: Record, redact: Redact, *, now: datetime

@@ -26,13 +26,16 @@ from shared.contracts.events.intake import Submission, Withdrawal
 from shared.contracts.generate import CONTRACTS
 from shared.contracts.topics import FEEDBACK, intake_topic
 from shared.kafka.consumer import Reject
-from shared.kafka.envelope import Headers, decode
+from shared.kafka.envelope import Headers, decode, header
 from shared.kafka.log import LogUnavailable, Record, record_bytes
+from shared.observability.spans import OFF, Spans, nanoseconds
+from shared.observability.tracing import derived_trace_id, interaction_traceparent
 from shared.quotas import Quotas, RateLimits
 from shared.redaction.redactor import Redactor
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.feedback import UNLIMITED, event_of
+from tests.support.spans import CollectedSpans, context_of
 
 SUBMITTED: Headers = (("ce_type", FeedbackSubmitted.ce_type.encode()),)
 WITHDRAWN: Headers = (("ce_type", FeedbackWithdrawn.ce_type.encode()),)
@@ -64,11 +67,14 @@ async def handle(
     *,
     quotas: Quotas = UNLIMITED,
     registry: CollectorRegistry | None = None,
+    spans: Spans = OFF,
 ) -> None:
     clock = ManualClock(datetime.fromtimestamp(NOW_S, UTC))
     metrics = FeedbackMetrics(registry or CollectorRegistry())
     publisher = FeedbackPublisher(log, CircuitBreaker(max_waiting=10), metrics, clock, timeout_s=1)
-    intake = Intake(publisher, metrics, redact=Redactor().text, clock=clock, quotas=quotas)
+    intake = Intake(
+        publisher, metrics, redact=Redactor().text, clock=clock, quotas=quotas, spans=spans
+    )
     await intake.handle(decode(record.headers, record.value, INTAKE_MODELS), record)
 
 
@@ -260,3 +266,23 @@ def test_topics_and_tenants_belong_together(tenant: str) -> None:
     found = INTAKE_TOPIC.match(intake_topic(tenant))
     assert found is not None
     assert found["tenant"] == tenant
+
+
+@pytest.mark.parametrize("given", ["", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"])
+async def test_a_record_has_a_span_and_read_again_the_same(given: str) -> None:
+    collected, log = CollectedSpans(0.0 if given else 1.0), MemoryLog()
+    answer = derived_trace_id("an answer")
+    headers = (*SUBMITTED, *((("traceparent", given.encode()),) if given else ()))
+    record = record_of({"trace_id": answer, "type": "thumbs_up", "user_id": "u"}, headers)
+    for _ in range(2):
+        await handle(log, record, spans=collected.spans)
+    first, again = collected.finished()
+    assert first.name == "process feedback-intake"
+    assert context_of(first) == context_of(again)
+    stored = {header(record.headers, "traceparent") for record in log.all(FEEDBACK)}
+    assert stored == {context_of(first)}
+    assert context_of(first.parent) == (given or interaction_traceparent(answer))
+    assert [context_of(link) for link in first.links] == (
+        [interaction_traceparent(answer)] if given else []
+    )
+    assert first.start_time == nanoseconds(event_of(log.all(FEEDBACK)[0]).submitted_at)
