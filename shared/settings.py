@@ -16,7 +16,7 @@ from shared.connection_settings import KafkaSettings, RedisSettings
 from shared.credentials import CredentialsUnreadable, read_secret, tls_context
 from shared.detector_settings import DetectorSettings
 from shared.pseudonyms import AS_THEY_COME, MIN_SECRET, UserPseudonyms
-from shared.setting_fields import shared_name, split_list
+from shared.setting_fields import revisions_of, shared_name, split_list
 from shared.tenants import DEFAULT_TENANT, ModelTenants, check_tenants
 
 EXIT_CONFIGURATION = 2
@@ -74,12 +74,11 @@ class ServiceSettings(KafkaSettings, RedisSettings, DetectorSettings):
         validation_alias=shared_name("operators_tenant"),
         description="whose keys act on every model, where model_tenants is set",
     )
-    base_revision: str = Field(
-        default="",
-        pattern=r"^[A-Za-z0-9._/-]{0,200}$",
+    base_revision: Annotated[dict[str, str], NoDecode] = Field(
+        default={},
         validation_alias=shared_name("base_revision"),
-        description="branch, tag or commit of the hub at which the base is trained on and served; "
-        "empty: main",
+        description="branch, tag or commit of the hub at which bases are trained on and served: "
+        "base@revision, comma-separated, or one for all bases that are not named; none: main",
     )
     engine_api_key_file: Path | None = Field(
         default=None,
@@ -125,6 +124,11 @@ class ServiceSettings(KafkaSettings, RedisSettings, DetectorSettings):
             raise ValueError("names a model twice; a model has one tenant")
         return found
 
+    @field_validator("base_revision", mode="before")
+    @classmethod
+    def _split_revisions(cls, value: object) -> object:
+        return revisions_of(value)
+
     @field_validator("model_tenants")
     @classmethod
     def _have_tenants(cls, value: dict[str, str]) -> dict[str, str]:
@@ -142,6 +146,10 @@ class ServiceSettings(KafkaSettings, RedisSettings, DetectorSettings):
     @classmethod
     def _fit_for_topics(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return check_tenants(value)
+
+    def revision_of(self, base: str) -> str:
+        """The hub's revision that is set for a base; empty where none is."""
+        return self.base_revision.get(base) or self.base_revision.get("", "")
 
     def tenants_of_models(self) -> ModelTenants:
         """Which tenant's keys may operate each model."""

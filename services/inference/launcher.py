@@ -75,8 +75,8 @@ def engine_command(settings: InferenceSettings) -> list[str]:
         "--disable-uvicorn-access-log",
         *("--middleware", f"{DrainMiddleware.__module__}.{DrainMiddleware.__name__}"),
     ]
-    if settings.base_revision and not Path(settings.base_model).is_dir():
-        revision = settings.base_revision
+    revision = settings.revision_of(settings.base_model)
+    if revision and not Path(settings.base_model).is_dir():
         command += ["--revision", revision, "--tokenizer-revision", revision]
     if settings.tool_parser:
         command += ["--enable-auto-tool-choice", "--tool-call-parser", settings.tool_parser]

@@ -152,10 +152,10 @@ class InferenceSettings(ServiceSettings):
 
     @model_validator(mode="after")
     def _one_revision(self) -> Self:
-        asked = self._revision_of_options
-        if asked and self.base_revision and asked != self.base_revision:
+        asked, revision = self._revision_of_options, self.revision_of(self.base_model)
+        if asked and revision and asked != revision:
             raise ValueError(
-                f"RATCHET_BASE_REVISION: is {self.base_revision}, and --revision of "
+                f"RATCHET_BASE_REVISION: is {revision}, and --revision of "
                 f"RATCHET_INFERENCE_ENGINE_OPTIONS is {asked}; leave the latter out"
             )
         return self
@@ -163,7 +163,7 @@ class InferenceSettings(ServiceSettings):
     @property
     def served_revision(self) -> str:
         """The hub's revision of the base that the engine serves."""
-        return self._revision_of_options or self.base_revision or "main"
+        return self._revision_of_options or self.revision_of(self.base_model) or "main"
 
     @property
     def _revision_of_options(self) -> str:

@@ -342,7 +342,7 @@ class Attempts:
         return TrainerJob(
             stages=stages,
             base=resolved.base,
-            base_revision=settings.base_revision,
+            base_revision=settings.revision_of(resolved.base),
             parent_adapter=parent_adapter,
             first_adapter=first_adapter,
             predecessor=predecessor,

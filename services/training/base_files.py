@@ -28,7 +28,7 @@ async def base_identity(
     `moved` is called in a thread while files are read.
     """
     cache = settings.data_dir / "training" / "base-hashes.json"
-    revision = settings.base_revision or "main"
+    revision = settings.revision_of(base) or "main"
     try:
         return await asyncio.to_thread(identify_base, base, cache, revision, moved=moved)
     except OSError as error:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from services.training.settings import TrainingSettings
 from tests.support.chart import ChartRefused, environments, named, pods, render, workloads
 from tests.support.chart_sets import objects_of
 
@@ -116,6 +117,34 @@ def test_whoever_reaches_engines_of_the_one_base_reaches_those_of_the_other(
 
     assert {("here-router", "engine"), ("here-rollout", "http")} < reached("inference")
     assert reached("next-base") == reached("inference")
+
+
+@pytest.mark.parametrize(
+    ("present", "newer", "trained_at"),
+    [
+        ("", "", None),
+        ("cafe", "", "org/old@cafe"),
+        ("", "beef", f"{NEWER}@beef"),
+        ("cafe", "beef", f"org/old@cafe,{NEWER}@beef"),
+    ],
+)
+def test_each_base_is_trained_on_at_its_own_revision(
+    folder: Path, present: str, newer: str, trained_at: str | None
+) -> None:
+    model = {"base": "org/old", "revision": present, "next": {"base": NEWER, "revision": newer}}
+    environment = environments(render({"model": model}, folder))
+    found = {
+        name: environment[name].get("RATCHET_BASE_REVISION")
+        for name in ("training", "inference", "next-base")
+    }
+    assert found == {
+        "training": trained_at,
+        "inference": present or None,
+        "next-base": newer or None,
+    }
+    if trained_at:
+        settings = TrainingSettings(base_revision=trained_at)  # type: ignore[arg-type]
+        assert (settings.revision_of("org/old"), settings.revision_of(NEWER)) == (present, newer)
 
 
 def test_scores_are_asked_of_both(folder: Path) -> None:

@@ -369,8 +369,10 @@ def test_gpu_profile_computes_in_bfloat16_over_its_gpus() -> None:
         ({"engine_options": "--seed 7 --revision cafe"}, "cafe"),
         ({"engine_options": "--revision=cafe --seed=7"}, "cafe"),
         ({"base_revision": "v2"}, "v2"),
+        ({"base_model": "org/newer", "base_revision": "org/older@v1,org/newer@v2"}, "v2"),
+        ({"base_model": "org/newer", "base_revision": "org/older@v1"}, "main"),
     ],
-    ids=["neither", "option", "option with =", "setting"],
+    ids=["neither", "option", "option with =", "setting", "of two bases", "another's"],
 )
 def test_the_base_is_hashed_at_the_revision_that_the_engine_serves(
     given: dict[str, str], revision: str

@@ -40,6 +40,11 @@ def test_own_fields_take_the_prefix_and_shared_ones_do_not(
         ("RATCHET_MODEL_TENANTS", "chat=acme,=globex"),
         ("RATCHET_MODEL_TENANTS", "chat=acme,chat=globex"),
         ("RATCHET_OPERATORS_TENANT", "team a"),
+        ("RATCHET_BASE_REVISION", "a b"),
+        ("RATCHET_BASE_REVISION", "qwen@"),
+        ("RATCHET_BASE_REVISION", "@cafe"),
+        ("RATCHET_BASE_REVISION", "cafe,beef"),
+        ("RATCHET_BASE_REVISION", "qwen@cafe,qwen@beef"),
     ],
 )
 def test_a_wrong_value_ends_the_process_with_its_name(
@@ -50,6 +55,24 @@ def test_a_wrong_value_ends_the_process_with_its_name(
         Settings.load()
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith(f"{variable}: ")
+
+
+@pytest.mark.parametrize(
+    ("given", "revisions"),
+    [
+        ("", ("", "")),
+        ("cafe", ("cafe", "cafe")),
+        ("org/older@cafe", ("cafe", "")),
+        ("org/older@cafe, org/newer@refs/pr/1", ("cafe", "refs/pr/1")),
+        ("main,org/newer@beef", ("main", "beef")),
+    ],
+)
+def test_each_base_has_its_revision_and_one_alone_is_for_all_others(
+    monkeypatch: pytest.MonkeyPatch, given: str, revisions: tuple[str, str]
+) -> None:
+    monkeypatch.setenv("RATCHET_BASE_REVISION", given)
+    settings = Settings.load()
+    assert (settings.revision_of("org/older"), settings.revision_of("org/newer")) == revisions
 
 
 @pytest.mark.parametrize(

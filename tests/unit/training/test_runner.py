@@ -99,14 +99,16 @@ async def test_no_job_goes_on_from_a_parent_on_other_files_of_the_base(
     weights.write_bytes(b"w")
     (repository / "refs").mkdir()
     (repository / "refs" / "v2").write_text("cafe")
-    await harness.run(request(), base_revision="v2")
+    # Another base's revision is none of this one's.
+    of_bases = {"org/other": "v9", "base": "v2"}
+    await harness.run(request(), base_revision=of_bases)
     parent = harness.records()[-1]
     assert (parent.base_revision, len(parent.base_sha256)) == ("cafe", 64)
     assert harness.trainer_job("job")["base_revision"] == "v2"
     (reward,) = harness.rewards()
     assert (reward.base_revision, reward.base_sha256) == ("cafe", parent.base_sha256)
     weights.write_bytes(b"another")
-    outcome = await harness.run(request("next", parent=parent.version), base_revision="v2")
+    outcome = await harness.run(request("next", parent=parent.version), base_revision=of_bases)
     assert outcome.phase is RunPhase.failed
     assert outcome.message.startswith(f"parent: {parent.version}: base: its files have")
     assert harness.records()[-1] == parent

@@ -309,8 +309,16 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- if and $model.revision (has $role (list "inference" "training")) -}}
+{{- if and $model.revision (eq $role "inference") -}}
 {{- $_ := set $found "RATCHET_BASE_REVISION" $model.revision -}}
+{{- end -}}
+{{- if eq .name "training" -}}
+{{- /* A revision is of its base alone: a trainer trains on both, and on bases that come later. */ -}}
+{{- $revisions := list -}}
+{{- range $of := list $values.model $values.model.next -}}
+{{- if and $of.base $of.revision }}{{ $revisions = append $revisions (printf "%s@%s" $of.base $of.revision) }}{{ end -}}
+{{- end -}}
+{{- with uniq $revisions }}{{ $_ := set $found "RATCHET_BASE_REVISION" . }}{{ end -}}
 {{- end -}}
 {{- if $service -}}
 {{- $_ := set $found (printf "RATCHET_%s_PORT" (upper $role)) $service.port -}}
