@@ -51,7 +51,7 @@ def inference_app() -> FastAPI:
     """The adapter agent's routes over parts without a state."""
     nothing: Any = None
     keys = KeyRing(required=True)
-    generation = generation_router(nothing, nothing, nothing, nothing, keys, nothing)
+    generation = generation_router(nothing, nothing, nothing, nothing, keys, nothing, nothing)
     return inference_api.create_app(nothing, nothing, keys, generation, nothing, nothing)
 
 

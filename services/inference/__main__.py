@@ -22,14 +22,10 @@ from services.inference.base_files import BaseFiles
 from services.inference.batch import BatchTimeouts, BatchWorker
 from services.inference.drain import EngineDrain
 from services.inference.engine import EngineClient
+from services.inference.engine_command import engine_command, engine_environment
 from services.inference.generation_api import generation_router, serving
-from services.inference.launcher import (
-    ExternalEngine,
-    Launcher,
-    LaunchTimings,
-    engine_command,
-    engine_environment,
-)
+from services.inference.generation_spans import GenerationSpans
+from services.inference.launcher import ExternalEngine, Launcher, LaunchTimings
 from services.inference.metrics import InferenceMetrics
 from services.inference.moderation import ModerationRules, Moderator
 from services.inference.reconcile import AdapterLimits
@@ -53,6 +49,7 @@ from shared.kafka.security import KafkaConnection
 from shared.keys import KeyRing
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
+from shared.observability.trace_export import spans_of, traces_url
 from shared.quotas import Quotas, RateLimits, inference_limits
 from shared.redaction import Redaction
 from shared.registry.follow import KeyFollower, RegistryFollower
@@ -95,7 +92,7 @@ def engine_of(
     # By its port: replicas on one machine may share the folder.
     marker = settings.data_dir / "inference" / f"engine-{port}.draining"
     return Launcher(
-        engine_command(settings),
+        engine_command(settings, traces_url(os.environ)),
         engine_environment(settings, os.environ),
         address=(settings.engine_bind or host, port),
         healthy=client.healthy,
@@ -126,6 +123,8 @@ async def run(settings: InferenceSettings) -> None:
     registry = CollectorRegistry()
     metrics = InferenceMetrics(registry)
     clock = SystemClock()
+    exported = spans_of("inference")
+    spans = GenerationSpans(exported, clock)
     detector = detector_of(settings, registry)
     redact = Redaction(detector)
     keys = KeyRing(required=settings.profile != "local")
@@ -219,10 +218,18 @@ async def run(settings: InferenceSettings) -> None:
             redact=redact,
             clock=clock,
             metrics=metrics,
+            spans=spans,
         )
         quotas = Quotas(key=inference_limits(RateLimits()), tenant=RateLimits())
         generation = generation_router(
-            agent, versions.registry, scorer, moderator, keys, quotas, settings.user_pseudonyms()
+            agent,
+            versions.registry,
+            scorer,
+            moderator,
+            keys,
+            quotas,
+            spans,
+            settings.user_pseudonyms(),
         )
         caught_up = asyncio.Event()
         health = Health()
@@ -281,6 +288,7 @@ async def run(settings: InferenceSettings) -> None:
             await background.finish(FINISH_TIMEOUT_S)
             await scorer.close()
             await event_log.stop()
+            exported.close()
             if detector is not None:
                 await detector.close()
 

@@ -241,15 +241,21 @@ class EngineClient:
             )
         return Fingerprint(dtype=dtype, texts=texts)
 
-    async def generate(self, body: Mapping[str, Any], *, timeout_s: float) -> Generated:
+    async def generate(
+        self, body: Mapping[str, Any], *, timeout_s: float, traceparent: str = ""
+    ) -> Generated:
         """One chat completion; `body` is the request. A higher `priority` is served later.
+
+        The engine's own span is under `traceparent`.
 
         Raises:
             EngineUnavailable: the engine did not answer; `EngineTimedOut`: not in time.
             EngineRefused: it did not take the request.
 
         """
-        content = await self._call("POST", "/v1/chat/completions", body, timeout_s=timeout_s)
+        content = await self._call(
+            "POST", "/v1/chat/completions", body, timeout_s=timeout_s, traceparent=traceparent
+        )
         with _understood("/v1/chat/completions"):
             answer = orjson.loads(content)
             choice = answer["choices"][0]
@@ -262,9 +268,18 @@ class EngineClient:
             )
 
     async def _call(
-        self, method: str, path: str, body: object = None, *, timeout_s: float
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        timeout_s: float,
+        traceparent: str = "",
     ) -> bytes:
         data = None if body is None else _encoded(path, body)
+        headers = {} if body is None else {"content-type": "application/json"}
+        if traceparent:
+            headers["traceparent"] = traceparent
         try:
             async with request_within(
                 timeout_s,
@@ -272,7 +287,7 @@ class EngineClient:
                 method,
                 self._url + path,
                 data=data,
-                headers={} if body is None else {"content-type": "application/json"},
+                headers=headers,
             ) as response:
                 content = await read_answer(response, limit=MAX_ANSWER_BYTES)
         except TimeoutError as error:

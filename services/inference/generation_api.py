@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.inference.agent import Agent
 from services.inference.errors import InferenceError, UnknownAdapter, VersionNotAllowed
+from services.inference.generation_spans import GenerationSpans
 from services.inference.moderation import ModerationRequest, Moderator
 from services.inference.scorer import Scorer
 from shared.contracts.events.api_keys import Permission
@@ -19,6 +20,8 @@ from shared.contracts.events.base import Name, OptionalIdentifier
 from shared.http.openapi import problem_responses
 from shared.http.streaming import StreamedResponse
 from shared.keys import ApiKey, KeyRing
+from shared.observability import span_attributes as names
+from shared.observability.spans import AttributeValue
 from shared.pseudonyms import AS_THEY_COME, UserPseudonyms
 from shared.quotas import Quotas
 from shared.registry.versions import Registry, Version
@@ -111,6 +114,7 @@ def generation_router(
     moderator: Moderator,
     keys: KeyRing,
     quotas: Quotas,
+    spans: GenerationSpans,
     pseudonyms: UserPseudonyms = AS_THEY_COME,
 ) -> APIRouter:
     """Routes of the scorer and of moderated generation; scores count against a key's own limits."""
@@ -119,13 +123,23 @@ def generation_router(
 
     @router.post("/score", responses=refusals)
     async def score(
-        body: ScoreRequest, authorization: Annotated[str | None, Header()] = None
+        body: ScoreRequest,
+        authorization: Annotated[str | None, Header()] = None,
+        traceparent: Annotated[str | None, Header()] = None,
     ) -> ScoreAnswer:
         """Score answers by the newest published reward model of a model."""
-        slot = quotas.admit(keys.authenticate(authorization, Permission.infer))
+        key = keys.authenticate(authorization, Permission.infer)
+        slot = quotas.admit(key)
+        attributes: dict[str, AttributeValue] = {
+            names.REQUEST_MODEL: body.model,
+            names.TENANT: key.tenant,
+            names.ITEMS: len(body.items),
+        }
         try:
-            rows = [item.model_dump() for item in body.items]
-            found = await scorer.score(body.model, rows, timeout_s=SCORE_TIMEOUT_S)
+            with spans.request(f"score {body.model}", traceparent, attributes):
+                rows = [item.model_dump() for item in body.items]
+                found = await scorer.score(body.model, rows, timeout_s=SCORE_TIMEOUT_S)
+                attributes[names.REWARD_MODEL] = found.reward_model
         finally:
             quotas.leave(slot)
         return ScoreAnswer(
@@ -142,7 +156,9 @@ def generation_router(
         response_model=ModeratedAnswer,
     )
     async def moderated(
-        body: ModeratedRequest, authorization: Annotated[str | None, Header()] = None
+        body: ModeratedRequest,
+        authorization: Annotated[str | None, Header()] = None,
+        traceparent: Annotated[str | None, Header()] = None,
     ) -> Any:
         """Answer by writer and critic; the reward model chooses. `stream` sends the progress."""
         key = keys.authenticate(authorization, Permission.infer)
@@ -155,6 +171,7 @@ def generation_router(
             max_tokens=body.max_tokens,
             temperature=body.temperature,
             user_id=pseudonyms.of(key.tenant, body.user),
+            traceparent=traceparent,
         )
         events = moderator.run(asked)
         if body.stream:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shlex
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +16,9 @@ import structlog
 
 from services.inference import guard
 from services.inference.drain import EngineDrain
-from services.inference.drain_middleware import DRAIN_MARKER, DrainMiddleware
+from services.inference.drain_middleware import DRAIN_MARKER
 from services.inference.errors import PortTaken
 from services.inference.metrics import InferenceMetrics
-from services.inference.settings import InferenceSettings
 from shared.backoff import Backoff
 from shared.clock import Clock
 
@@ -52,73 +50,6 @@ class LaunchTimings:
     poll_s: float = POLL_S
     backoff_first_s: float = BACKOFF_FIRST_S
     backoff_max_s: float = BACKOFF_MAX_S
-
-
-def engine_command(settings: InferenceSettings) -> list[str]:
-    """The command line of vLLM for these settings."""
-    host, port = settings.engine_address
-    command = [
-        str(settings.engine_python),
-        *("-m", "vllm.entrypoints.openai.api_server"),
-        *("--model", settings.base_model),
-        *("--host", settings.engine_bind or host, "--port", str(port)),
-        *("--dtype", settings.dtype),
-        "--enable-lora",
-        # More slots than ever hold an adapter: on CPU, vLLM's "no adapter" is index -1, which
-        # Python reads as the last slot, and the base would answer like whatever lies there. While a
-        # drained version still waits to be unloaded, a new one may be in already.
-        *("--max-loras", str(2 * settings.max_adapters)),
-        *("--max-lora-rank", str(settings.max_adapter_rank)),
-        *("--max-model-len", str(settings.max_context)),
-        *("--scheduling-policy", "priority"),
-        # A line a request would hide why an engine ended; the router counts and logs requests.
-        "--disable-uvicorn-access-log",
-        *("--middleware", f"{DrainMiddleware.__module__}.{DrainMiddleware.__name__}"),
-    ]
-    revision = settings.revision_of(settings.base_model)
-    if revision and not Path(settings.base_model).is_dir():
-        command += ["--revision", revision, "--tokenizer-revision", revision]
-    if settings.tool_parser:
-        command += ["--enable-auto-tool-choice", "--tool-call-parser", settings.tool_parser]
-    if settings.engine_profile == "cpu":
-        # A worker process of its own would spin on shared memory between two steps, and yield to
-        # nobody: one whole core for two requests a second, and a trainer beside it starves.
-        command += ["--distributed-executor-backend", "uni"]
-    else:
-        command += ["--gpu-memory-utilization", str(settings.gpu_memory_ratio)]
-        command += ["--tensor-parallel-size", str(settings.tensor_parallel)]
-    return command + shlex.split(settings.engine_options)
-
-
-def engine_environment(
-    settings: InferenceSettings, environment: Mapping[str, str]
-) -> dict[str, str]:
-    """Environment of the engine: the service's own, plus what vLLM needs where it is unset.
-
-    A base model that is a folder is served without asking a hub; a hub id may be fetched from it.
-    """
-    wanted = {
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
-    if key := settings.engine_key():
-        wanted["VLLM_API_KEY"] = key
-    if Path(settings.base_model).is_dir():
-        wanted["HF_HUB_OFFLINE"] = "1"
-    if settings.engine_profile == "cpu":
-        wanted["VLLM_CPU_KVCACHE_SPACE"] = str(settings.kv_cache_gib)
-        # vLLM compiles nothing of the model on CPU, but its first request for log-probabilities
-        # would wait some 20 s for a compiler.
-        wanted["TORCH_COMPILE_DISABLE"] = "1"
-        # Without this vLLM puts its own executor in place of `uni`. It concerns only where the
-        # model runs; the engine stays a process beside the API server.
-        wanted["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        if settings.engine_threads:
-            wanted["OMP_NUM_THREADS"] = str(settings.engine_threads)
-            wanted["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-    return wanted | dict(environment)
 
 
 def restart_pause_s(backoff: Backoff, lived_s: float) -> float:

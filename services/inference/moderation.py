@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ import structlog
 
 from services.inference.engine import EngineClient
 from services.inference.errors import InferenceError
+from services.inference.generation_spans import GenerationSpans
 from services.inference.metrics import InferenceMetrics
 from services.inference.scorer import Scorer
 from shared.clock import Clock
@@ -23,7 +25,9 @@ from shared.contracts.events.preferences import PairSource, PreferencePair
 from shared.contracts.events.versions import SettingsRecord
 from shared.contracts.topics import PREFERENCES
 from shared.kafka.log import EventLog, LogUnavailable
+from shared.observability import span_attributes as names
 from shared.observability.events import Unavailable
+from shared.observability.spans import AttributeValue
 from shared.redaction.detection import Redact, redacted
 from shared.registry.served_settings import chat_body, put_before
 
@@ -64,6 +68,8 @@ class ModerationRequest:
     temperature: float
     user_id: str = ""
     """Who asked, as stored; the pair names the person, so that an erasure finds it."""
+    traceparent: str | None = None
+    """The request's header, valid or not."""
 
 
 class Moderator:
@@ -82,6 +88,7 @@ class Moderator:
         redact: Redact,
         clock: Clock,
         metrics: InferenceMetrics,
+        spans: GenerationSpans,
     ) -> None:
         """Wire the stages.
 
@@ -97,8 +104,10 @@ class Moderator:
             redact: Applied to the texts of pairs.
             clock: Dates the pairs.
             metrics: Count who won, and with which scores.
+            spans: Takes the spans of requests and stages.
 
         """
+        self._spans = spans
         self._client = client
         self._critic_client = critic_client
         self._scorer = scorer
@@ -117,8 +126,30 @@ class Moderator:
             InferenceError: the writer gave no answer; later failures fall back to its answer.
 
         """
+        attributes: dict[str, AttributeValue] = {
+            names.OPERATION: "chat",
+            names.REQUEST_MODEL: asked.model,
+            names.TENANT: asked.tenant,
+        }
+        name = f"moderated {asked.model}"
+        with self._spans.request(name, asked.traceparent, attributes) as context:
+            async with aclosing(self._stages(asked, context)) as events:
+                async for event in events:
+                    if event["stage"] == "result":
+                        attributes[names.OUTCOME] = (
+                            "fallback" if event["fallback"] else event["chosen"]
+                        )
+                    yield event
+
+    async def _stages(
+        self, asked: ModerationRequest, context: str
+    ) -> AsyncGenerator[dict[str, Any]]:
+        """The events of `run`, with a span of each stage under `context`."""
         rules = self._rules
-        written = await self._generate(asked, asked.version, asked.messages, rules.writer_s)
+        with self._stage("writer", asked.version, context) as own:
+            written = await self._generate(
+                asked, asked.version, asked.messages, rules.writer_s, own
+            )
         yield {"stage": "writer", "text": written}
         result: dict[str, Any] = {
             "stage": "result",
@@ -133,14 +164,15 @@ class Moderator:
             "fallback": "",
         }
         try:
-            critic, rewritten = await self._rewrite(asked, written)
+            critic, rewritten = await self._rewrite(asked, written, context)
             yield {"stage": "critic", "text": rewritten}
             result["critic"] = {"text": rewritten, "score": None, "version": critic}
             rows = [
                 {"messages": list(asked.messages), "completion": text}
                 for text in (written, rewritten)
             ]
-            scores = await self._scorer.score(asked.model, rows, timeout_s=rules.score_s)
+            with self._spans.stage("score", context, {names.REQUEST_MODEL: asked.model}):
+                scores = await self._scorer.score(asked.model, rows, timeout_s=rules.score_s)
         except InferenceError as error:
             log.warning("moderation.fallback", version=asked.version, error=str(error))
             result["fallback"] = f"{'scores' if result['critic'] else 'critic'}: {error}"
@@ -151,7 +183,16 @@ class Moderator:
         self._count(result)
         await self._keep(asked, result)
 
-    async def _rewrite(self, asked: ModerationRequest, written: str) -> tuple[str, str]:
+    def _stage(self, name: str, version: str, context: str) -> AbstractContextManager[str]:
+        attributes: dict[str, AttributeValue] = {
+            names.OPERATION: "chat",
+            names.REQUEST_MODEL: version,
+        }
+        return self._spans.stage(name, context, attributes)
+
+    async def _rewrite(
+        self, asked: ModerationRequest, written: str, context: str
+    ) -> tuple[str, str]:
         """Who rewrote, and what.
 
         Raises:
@@ -161,16 +202,28 @@ class Moderator:
         rules, turns = self._rules, critique(asked.messages, written)
         if self._critic_client is not None:
             body = self._with_policy({"model": rules.critic, **_fields(asked, turns)})
-            found = await self._critic_client.generate(body, timeout_s=rules.critic_s)
+            with self._stage("critic", rules.critic, context) as own:
+                found = await self._critic_client.generate(
+                    body, timeout_s=rules.critic_s, traceparent=own
+                )
             return rules.critic, found.text
         critic = self._serving(rules.critic) if rules.critic else asked.version
-        return critic, await self._generate(asked, critic, turns, rules.critic_s)
+        with self._stage("critic", critic, context) as own:
+            return critic, await self._generate(asked, critic, turns, rules.critic_s, own)
 
     async def _generate(
-        self, asked: ModerationRequest, version: str, messages: Sequence[Turn], timeout_s: float
+        self,
+        asked: ModerationRequest,
+        version: str,
+        messages: Sequence[Turn],
+        timeout_s: float,
+        traceparent: str,
     ) -> str:
         body = chat_body(version, self._settings(version), _fields(asked, messages))
-        return (await self._client.generate(self._with_policy(body), timeout_s=timeout_s)).text
+        made = await self._client.generate(
+            self._with_policy(body), timeout_s=timeout_s, traceparent=traceparent
+        )
+        return made.text
 
     def _with_policy(self, body: dict[str, Any]) -> dict[str, Any]:
         """The policy first: a version's settings may replace what the client's system turns say."""

@@ -35,6 +35,7 @@ from shared.http.asgi import AsgiApp, Receive, Scope, Send
 from shared.http.body import GuardedApp
 from shared.http.problems import problem
 from shared.keys import ApiKey, KeyRing
+from shared.observability.tracing import rebuilt_traceparent
 from shared.quotas import QuotaExceeded, Quotas
 
 PATH = "/v1/moderated"
@@ -158,8 +159,12 @@ class ModeratedProxy:
         self._running += 1
         begun = False
         try:
-            given = dict(scope["headers"]).get(b"authorization")
+            received = dict(scope["headers"])
+            given = received.get(b"authorization")
             headers = {"Authorization": given.decode("latin-1")} if given else {}
+            trace = rebuilt_traceparent(received.get(b"traceparent", b"").decode("latin-1"))
+            if trace:
+                headers["traceparent"] = trace
             async with self._services.request(
                 "moderated", body, headers, AttemptDeadlines(TIMEOUT_S), model=writer.version
             ) as answer:

@@ -1,4 +1,4 @@
-"""Contexts of requests: a new span in the client's trace, else in a trace of the request's own."""
+"""Contexts of new spans: of requests, in the client's trace or in their own, and of parts of these."""
 
 from __future__ import annotations
 
@@ -28,5 +28,8 @@ class SpanContexts:
             sampled = self._spans.sampled(offered or trace_id, given if offered else "")
         else:
             sampled = offered is not None and is_sampled(given)
-        span = self._ids.getrandbits(64) or 1
-        return f"00-{offered or trace_id}-{span:016x}-0{sampled:d}"
+        return f"00-{offered or trace_id}-{self._ids.getrandbits(64) or 1:016x}-0{sampled:d}"
+
+    def child(self, parent: str) -> str:
+        """A `traceparent` with a new span id in the trace of `parent`, a valid one, and its flags."""
+        return f"{parent[:36]}{self._ids.getrandbits(64) or 1:016x}{parent[52:]}"

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from shared.observability.spans import OFF, HeadSampling, Spans
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+TRACES_PATH = "/v1/traces"
+"""Below the second of them; the first is the whole address."""
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 PROTOCOL = "http/protobuf"
 SAMPLER, RATIO = "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
@@ -23,10 +25,7 @@ def spans_of(service: str, environ: Mapping[str, str] = os.environ) -> Spans:
         SystemExit: a protocol or sampler that is not supported, or a ratio beyond [0, 1].
 
     """
-    off = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-    if off or environ.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp":
-        return OFF
-    if not any(environ.get(name) for name in ENDPOINTS):
+    if not traces_url(environ):
         return OFF
     for name in PROTOCOLS:
         if environ.get(name, PROTOCOL) != PROTOCOL:
@@ -37,6 +36,15 @@ def spans_of(service: str, environ: Mapping[str, str] = os.environ) -> Spans:
 
     name = environ.get("OTEL_SERVICE_NAME") or f"ratchet-{service}"
     return Spans(OtlpExport.of(name), _sampling(environ))
+
+
+def traces_url(environ: Mapping[str, str]) -> str:
+    """The address that spans are posted to; empty where none are exported."""
+    off = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    if off or environ.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp":
+        return ""
+    whole, base = (environ.get(name, "") for name in ENDPOINTS)
+    return whole or (base and base.rstrip("/") + TRACES_PATH)
 
 
 def _sampling(environ: Mapping[str, str]) -> HeadSampling:

@@ -15,8 +15,12 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import Link, SpanContext
 
+from services.inference.generation_spans import GenerationSpans
+from shared.clock import SystemClock
 from shared.observability.otlp import OtlpExport
-from shared.observability.spans import HeadSampling, Spans
+from shared.observability.spans import OFF, HeadSampling, Spans
+
+NO_SPANS = GenerationSpans(OFF, SystemClock())
 
 
 class CollectedSpans:

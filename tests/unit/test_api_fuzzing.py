@@ -30,6 +30,7 @@ from tests.support.openapi_answers import hooks
 from tests.support.openapi_requests import OpenApiRequests
 from tests.support.read_model import LogBuilder
 from tests.support.rollouts import set_routing
+from tests.support.spans import NO_SPANS
 from tests.support.voting import voting_service
 from tests.unit.inference.test_api import RunningEngine, StubAgent
 from tests.unit.inference.test_generation_api import MODEL as GENERATING
@@ -120,7 +121,7 @@ async def inference_app(_: Path) -> AsyncIterator[httpx.AsyncClient]:
     registry.apply(record_key(V10), record(V10).to_json())
     registry.apply(state_key(V10), state(V10, Lifecycle.stable).to_json())
     quotas = Quotas(key=inference_limits(RateLimits()), tenant=RateLimits())
-    generation = generation_router(stub, registry, stub, stub, ring, quotas)
+    generation = generation_router(stub, registry, stub, stub, ring, quotas, NO_SPANS)
     access = inference_api.AdapterAccess(registry, ModelTenants())
     app = inference_api.create_app(stub, RunningEngine(), ring, generation, MemoryLog(), access)
     served: Any = OperationsApp(Health(), CollectorRegistry(), inference_api.guarded(app, ring))

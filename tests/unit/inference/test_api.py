@@ -21,6 +21,7 @@ from shared.tenants import ModelTenants
 from shared.testing.log import MemoryLog
 from tests.support.openapi_answers import hooks
 from tests.support.operators import operator_of
+from tests.support.spans import NO_SPANS
 from tests.unit.training.builders import record
 
 PATH = "/v1/adapters/v1/accept"
@@ -67,7 +68,7 @@ def guarded_app(
 ) -> AsgiApp:
     keys, registry = keys or KeyRing(required=False), registry or Registry()
     access = api.AdapterAccess(registry, tenants or ModelTenants())
-    generation = generation_router(agent, registry, agent, agent, keys, agent)
+    generation = generation_router(agent, registry, agent, agent, keys, agent, NO_SPANS)
     app = api.create_app(agent, RunningEngine(), keys, generation, MemoryLog(), access)
     return api.guarded(app, keys)
 

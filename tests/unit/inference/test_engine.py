@@ -16,8 +16,8 @@ from services.inference.engine import (
     error_message,
     parse_load,
 )
+from services.inference.engine_command import engine_command, engine_environment
 from services.inference.errors import EngineTimedOut, EngineUnavailable
-from services.inference.launcher import engine_command, engine_environment
 from services.inference.settings import InferenceSettings
 from tests.unit.inference.fake_engine import FakeEngine
 

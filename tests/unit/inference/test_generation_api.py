@@ -14,7 +14,9 @@ import pytest
 from services.inference import api
 from services.inference.errors import EngineUnavailable, NoRewardModel
 from services.inference.generation_api import MAX_ANSWERS, MAX_GENERATION_BYTES, generation_router
+from services.inference.generation_spans import GenerationSpans
 from services.inference.scorer import Scores
+from shared.clock import SystemClock
 from shared.contracts.events.api_keys import ApiKeyIssued, KeyLimits, Permission
 from shared.contracts.events.versions import Lifecycle, record_key, state_key
 from shared.keys import KeyRing, new_key
@@ -22,6 +24,7 @@ from shared.quotas import Quotas, RateLimits, inference_limits
 from shared.registry.versions import Registry
 from shared.tenants import ModelTenants
 from tests.support.openapi_answers import hooks
+from tests.support.spans import NO_SPANS, CollectedSpans
 from tests.unit.training.builders import MODEL, record, state
 
 V10 = f"{MODEL}-v1.0"
@@ -68,12 +71,18 @@ def stub() -> StubGenerator:
     return StubGenerator()
 
 
-def client(stub: Any, *, keys: bool = False, ring: KeyRing | None = None) -> httpx.AsyncClient:
+def client(
+    stub: Any,
+    *,
+    keys: bool = False,
+    ring: KeyRing | None = None,
+    spans: GenerationSpans = NO_SPANS,
+) -> httpx.AsyncClient:
     registry, ring = Registry(), ring or KeyRing(required=keys)
     registry.apply(record_key(V10), record(V10).to_json())
     registry.apply(state_key(V10), state(V10, Lifecycle.stable).to_json())
     quotas = Quotas(key=inference_limits(RateLimits()), tenant=RateLimits())
-    generation = generation_router(stub, registry, stub, stub, ring, quotas)
+    generation = generation_router(stub, registry, stub, stub, ring, quotas, spans)
     access = api.AdapterAccess(registry, ModelTenants())
     app: Any = api.guarded(api.create_app(stub, stub, ring, generation, stub, access), ring)
     return httpx.AsyncClient(
@@ -184,3 +193,32 @@ async def test_progress_is_streamed_and_so_is_an_error(
     events = [json.loads(line.removeprefix("data: ")) for line in answer.text.split("\n\n") if line]
     assert events[0] == {"stage": "writer", "text": "a"}
     assert events[1] == ({"stage": "error", "detail": "away"} if broken else RESULT)
+
+
+async def test_the_clients_trace_goes_on_with_scores_and_moderation(stub: StubGenerator) -> None:
+    collected = CollectedSpans(0.0)  # What is sampled is so by the client's flag alone.
+    given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    turns = [{"role": "user", "content": "hello"}]
+    body = {"model": MODEL, "messages": turns}
+    async with client(stub, spans=GenerationSpans(collected.spans, SystemClock())) as http:
+        items = [{"messages": turns, "completion": "ab"}]
+        for headers in ({"traceparent": given}, {}):
+            scored = {"model": MODEL, "items": items}
+            answer = await http.post("/v1/score", json=scored, headers=headers)
+            assert answer.status_code == 200, answer.text
+        refused = {"model": "other", "items": items}
+        await http.post("/v1/score", json=refused, headers={"traceparent": given})
+        await http.post("/v1/moderated", json=body, headers={"traceparent": given})
+    span, failed = collected.finished()
+    assert f"{span.context.trace_id:032x}-{span.parent.span_id:016x}" == given[3:52]
+    assert (span.name, span.attributes) == (
+        f"score {MODEL}",
+        {
+            "gen_ai.request.model": MODEL,
+            "ratchet.tenant": "default",
+            "ratchet.items": 1,
+            "ratchet.reward_model": "r",
+        },
+    )
+    assert failed.status.description == "NoRewardModel"
+    assert stub.asked[-1].traceparent == given

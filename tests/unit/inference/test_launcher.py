@@ -20,13 +20,12 @@ from prometheus_client import CollectorRegistry
 from services.inference import guard
 from services.inference.drain import EngineDrain
 from services.inference.engine import EngineClient, EngineLoad
+from services.inference.engine_command import engine_command, engine_environment
 from services.inference.launcher import (
     BACKOFF_MAX_S,
     ExternalEngine,
     Launcher,
     LaunchTimings,
-    engine_command,
-    engine_environment,
     next_generation,
     restart_pause_s,
 )
@@ -34,6 +33,7 @@ from services.inference.metrics import InferenceMetrics
 from services.inference.settings import InferenceSettings
 from shared.backoff import Backoff
 from shared.clock import SystemClock
+from shared.observability.trace_export import traces_url
 from tests.support.waiting import eventually, wait_until
 from tests.unit.inference.fake_engine import FakeEngine
 
@@ -332,6 +332,42 @@ def test_tool_calls_are_parsed_where_a_parser_is_named() -> None:
     command = engine_command(settings(tool_parser="hermes"))
     assert "--enable-auto-tool-choice" in command
     assert command[command.index("--tool-call-parser") + 1] == "hermes"
+
+
+COLLECTOR = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318/"}
+TRACES = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://traces:4318/otlp"}
+
+
+@pytest.mark.parametrize(
+    ("given", "endpoint"),
+    [
+        (COLLECTOR, "http://collector:4318/v1/traces"),
+        ({**COLLECTOR, **TRACES}, "http://traces:4318/otlp"),
+        ({**COLLECTOR, "OTEL_SDK_DISABLED": "true"}, ""),
+        ({**TRACES, "OTEL_TRACES_EXPORTER": "none"}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_engine_exports_its_spans_where_the_service_does(
+    given: dict[str, str], endpoint: str
+) -> None:
+    command = engine_command(settings(engine_options="--seed 7"), traces_url(given))
+    environment = engine_environment(settings(), given)
+    assert command[-2:] == ["--seed", "7"]
+    if endpoint:
+        assert command[command.index("--otlp-traces-endpoint") + 1] == endpoint
+        assert environment["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] == "http/protobuf"
+        assert environment["OTEL_SERVICE_NAME"] == "ratchet-engine"
+        assert "OTEL_SDK_DISABLED" not in environment
+    else:
+        assert "--otlp-traces-endpoint" not in command
+        # Its core would export wherever an endpoint is set.
+        assert environment.get("OTEL_SDK_DISABLED", "") == ("true" if given else "")
+
+
+def test_the_engine_has_the_name_that_an_operator_gave() -> None:
+    named = engine_environment(settings(), {**COLLECTOR, "OTEL_SERVICE_NAME": "mine"})
+    assert named["OTEL_SERVICE_NAME"] == "mine"
 
 
 def test_engine_asks_a_hub_for_a_hub_id_only(tmp_path: Path) -> None:

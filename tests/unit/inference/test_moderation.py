@@ -16,17 +16,21 @@ from services.inference.errors import (
     ScorerUnavailable,
     UnknownAdapter,
 )
+from services.inference.generation_spans import GenerationSpans
 from services.inference.metrics import InferenceMetrics
 from services.inference.moderation import ModerationRequest, ModerationRules, Moderator
 from services.inference.scorer import Scorer, Scores
+from shared.clock import SystemClock
 from shared.contracts.events.preferences import PairSource, PreferencePair
 from shared.contracts.events.versions import RequestDefaults, ServedSettings, SettingsRecord
 from shared.contracts.topics import PREFERENCES
+from shared.observability.spans import OFF, Spans
 from shared.redaction.detection import Redact, Redaction
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.analyzer import analyzer_twin, detector_at
 from tests.support.rollouts import settings_record
+from tests.support.spans import CollectedSpans, context_of
 
 ASKED = ModerationRequest(
     tenant="default",
@@ -46,9 +50,13 @@ class EngineOfAnswers:
         self.answers = list(answers)
         self.asked: list[tuple[list[Mapping[str, str]], float]] = []
         self.bodies: list[Mapping[str, Any]] = []
+        self.traceparents: list[str] = []
 
-    async def generate(self, body: Mapping[str, Any], *, timeout_s: float) -> Generated:
+    async def generate(
+        self, body: Mapping[str, Any], *, timeout_s: float, traceparent: str = ""
+    ) -> Generated:
         self.bodies.append(body)
+        self.traceparents.append(traceparent)
         self.asked.append((body["messages"], timeout_s))
         answer = self.answers.pop(0)
         if isinstance(answer, InferenceError):
@@ -80,6 +88,7 @@ class Stages:
         critic: EngineOfAnswers | None = None,
         ready: Mapping[str, str] | None = None,
         redact: Redact = lambda text: text.replace("parcel", "[redacted]"),
+        spans: Spans = OFF,
     ) -> None:
         self.log = MemoryLog()
         self.metrics = InferenceMetrics(CollectorRegistry())
@@ -100,6 +109,7 @@ class Stages:
             redact=redact,
             clock=ManualClock(),
             metrics=self.metrics,
+            spans=GenerationSpans(spans, SystemClock()),
         )
 
     async def run(self, asked: ModerationRequest = ASKED) -> list[dict[str, Any]]:
@@ -260,3 +270,51 @@ async def test_a_pair_has_what_a_detector_left_and_the_client_the_whole_answer(a
     else:
         assert kept == ("Where is [NAME]?", "In [LOCATION].", "Ask [NAME].")
         assert pair.reasons == ()
+
+
+CLIENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+async def test_each_stage_has_a_span_in_the_clients_trace_and_the_engine_goes_on_under_it() -> None:
+    collected = CollectedSpans(0.0)  # What is sampled is so by the client's flag alone.
+    engine, critic = EngineOfAnswers("It is late."), EngineOfAnswers("It comes tomorrow.")
+    scorer = ScriptedScorer(0.5, 1.5)
+    stages = Stages(engine, scorer, critic=critic, spans=collected.spans)
+    await stages.run(replace(ASKED, traceparent=CLIENT))
+    spans = {span.name: span for span in collected.finished()}
+    assert set(spans) == {"writer", "critic", "score", f"moderated {ASKED.model}"}
+    whole = spans.pop(f"moderated {ASKED.model}")
+    assert context_of(whole.parent) == CLIENT
+    assert whole.attributes["ratchet.outcome"] == "critic"
+    assert {context_of(span.parent) for span in spans.values()} == {context_of(whole)}
+    assert engine.traceparents == [context_of(spans["writer"])]
+    assert critic.traceparents == [context_of(spans["critic"])]
+    assert "late" not in str([span.to_json() for span in collected.finished()])
+
+
+async def test_a_stage_that_fails_says_so_and_the_whole_says_what_was_returned() -> None:
+    collected = CollectedSpans()
+    engine = EngineOfAnswers("It is late.", EngineUnavailable("no answer; try again"))
+    await Stages(engine, ScriptedScorer(), spans=collected.spans).run()
+    spans = {span.name: span for span in collected.finished()}
+    assert spans["critic"].status.description == "EngineUnavailable"
+    whole = spans[f"moderated {ASKED.model}"]
+    assert (whole.parent, whole.status.description) == (None, None)
+    assert whole.attributes["ratchet.outcome"] == "fallback"
+
+
+async def test_a_client_that_leaves_ends_the_spans() -> None:
+    collected = CollectedSpans()
+    events = Stages(EngineOfAnswers("a"), ScriptedScorer(), spans=collected.spans).moderator.run(
+        ASKED
+    )
+    await anext(events)
+    await events.aclose()
+    writer, whole = collected.finished()
+    assert (writer.name, whole.status.description) == ("writer", "GeneratorExit")
+
+
+async def test_without_an_export_the_engine_is_told_what_the_client_said() -> None:
+    engine = EngineOfAnswers("a", "b")
+    await Stages(engine, ScriptedScorer(0.5, 1.5)).run(replace(ASKED, traceparent=CLIENT))
+    assert {one[:36] + one[52:] for one in engine.traceparents} == {CLIENT[:36] + CLIENT[52:]}

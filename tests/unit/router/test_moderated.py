@@ -50,6 +50,7 @@ async def inference() -> AsyncIterator[TestServer]:
         await response.prepare(request)
         await response.write(b"data: " + await request.read() + b"\n\n")
         await response.write(request.headers.get("authorization", "none").encode())
+        await response.write(request.headers.get("traceparent", "").encode())
         return response
 
     app = web.Application()
@@ -96,6 +97,14 @@ async def test_body_and_key_go_on_and_the_stream_comes_back(inference: TestServe
         assert answer.text == "data: {}\n\nBearer k"
         assert (await http.get(PATH)).status_code == 418
         assert (await http.post("/v1/chat/completions")).status_code == 418
+
+
+async def test_the_clients_trace_goes_on(inference: TestServer) -> None:
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    async with client(url_of(inference)) as http:
+        for given, passed_on in ((trace, trace), ("no trace", "")):
+            answer = await http.post(PATH, content=b"{}", headers={"traceparent": given})
+            assert answer.text == f"data: {{}}\n\nnone{passed_on}"
 
 
 async def test_keys_sizes_and_an_absent_service_are_refusals(inference: TestServer) -> None:
