@@ -152,17 +152,15 @@ def test_traces_and_moderation_are_set_and_let_through(folder: Path) -> None:
     objects = objects_of("traces-and-moderation", folder)
     environment = environments(objects)
     assert environment["router"]["RATCHET_ROUTER_MODERATION_URL"].endswith("-inference:8084")
-    for service in SERVICES:
+    for service in (*SERVICES, "intake"):
         assert environment[service]["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector:4318"
         assert environment[service]["OTEL_TRACES_SAMPLER_ARG"] == "0.25"
+        assert 4318 in outward(objects, service), service
     (router,) = (
         item["spec"]
         for item in objects
         if item["kind"] == "NetworkPolicy" and item["metadata"]["name"].endswith("-router")
     )
-    assert {"protocol": "TCP", "port": 4318} in [
-        port for to in router["egress"] for port in to["ports"]
-    ]
     reached = [
         (port["port"], peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"])
         for to in router["egress"]
@@ -263,6 +261,8 @@ def test_policies_let_through_what_the_environment_alone_turns_on(folder: Path) 
             f"component: {name}" in yaml.safe_dump(scored(objects)) for objects in (closed, opened)
         ]
         assert asks == [False, True], name
+    alone = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://collector:4318/v1/traces"}
+    assert 4318 in outward(render(values | {"env": alone}, folder), "rollout")
     off = render(values | {"env": {"RATCHET_FEEDBACK_VOTING_RANK_HOURS": 0}}, folder)
     assert scored(off) == scored(closed)
     keyed = {"training": {"filesSecret": "mine", "files": {"scoreApiKey": "key"}}}
