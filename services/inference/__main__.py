@@ -177,6 +177,7 @@ async def run(settings: InferenceSettings) -> None:
             redact=redact,
             clock=clock,
             metrics=metrics,
+            spans=spans,
             stop=stop,
         )
         consumer = ConsumerLoop(

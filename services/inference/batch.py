@@ -22,6 +22,7 @@ from services.inference.admission import BatchAdmission
 from services.inference.comparison import compare
 from services.inference.engine import EngineClient
 from services.inference.errors import EngineLacks, EngineRefused, EngineUnavailable, Stopping
+from services.inference.generation_spans import GenerationSpans
 from services.inference.metrics import InferenceMetrics
 from shared.clock import Clock
 from shared.contracts.conversation import answer_text, openai_tools, openai_turn
@@ -32,10 +33,13 @@ from shared.contracts.events.generations import (
     ShadowComparison,
 )
 from shared.contracts.events.versions import SettingsRecord
-from shared.contracts.topics import GENERATION_RESULTS
+from shared.contracts.topics import GENERATION_REQUESTS, GENERATION_RESULTS
+from shared.kafka.envelope import header
 from shared.kafka.log import EventLog, Record
+from shared.observability import span_attributes as names
 from shared.observability.events import Unavailable
-from shared.observability.tracing import parse_traceparent, traceparent
+from shared.observability.spans import AttributeValue
+from shared.observability.tracing import parse_traceparent
 from shared.redaction.detection import Redact, Shortened, by_rules, redacted
 from shared.redaction.turns import clean_turn
 from shared.registry.served_settings import chat_body
@@ -97,9 +101,11 @@ class BatchWorker:
         redact: Redact,
         clock: Clock,
         metrics: InferenceMetrics,
+        spans: GenerationSpans,
         stop: asyncio.Event,
     ) -> None:
         """`settings` looks up what a version serves beside or without an adapter."""
+        self._spans = spans
         self._client = client
         self._adapters = adapters
         self._settings = settings
@@ -133,19 +139,24 @@ class BatchWorker:
                 log.info("generation.elsewhere", request_id=event.request_id, version=event.version)
                 self._metrics.generations.labels(event.purpose, "elsewhere").inc()
                 return
-            if work.result is None:
-                work.result = await self._make(event)
-            headers = dict(record.headers)
-            trace = event.trace_id or parse_traceparent(
-                headers.get("traceparent", b"").decode("ascii", "replace")
-            )
-            await self._log.publish(
-                GENERATION_RESULTS,
-                key=event.request_id,
-                event=work.result,
-                event_id=event.request_id,
-                traceparent=traceparent(trace) if trace else "",
-            )
+            trace = event.trace_id or parse_traceparent(header(record.headers, "traceparent"))
+            attributes: dict[str, AttributeValue] = {
+                names.OPERATION: "chat",
+                names.REQUEST_MODEL: event.version,
+                names.KIND: event.purpose,
+            }
+            name, cause = f"process {GENERATION_REQUESTS}", f"generation/{event.request_id}"
+            with self._spans.about(name, trace or "", cause, attributes) as context:
+                if work.result is None:
+                    work.result = await self._make(event, context)
+                attributes[names.OUTCOME] = work.result.outcome
+                await self._log.publish(
+                    GENERATION_RESULTS,
+                    key=event.request_id,
+                    event=work.result,
+                    event_id=event.request_id,
+                    traceparent=context,
+                )
             work.stored = True
             self._metrics.generations.labels(event.purpose, work.result.outcome).inc()
 
@@ -156,7 +167,7 @@ class BatchWorker:
             self._recent.popitem(last=False)
         return work
 
-    async def _make(self, event: GenerationRequested) -> GenerationFinished:
+    async def _make(self, event: GenerationRequested, traceparent: str) -> GenerationFinished:
         if event.encrypted is not None:
             return self._finished(event, "expired", error="who asked was erased")
         fault = ""
@@ -177,7 +188,7 @@ class BatchWorker:
                     "see /v1/adapters",
                 )
             try:
-                return await self._unless_stopped(self._generate(event))
+                return await self._unless_stopped(self._generate(event, traceparent))
             except EngineRefused as error:
                 unsuited = await self._unless_stopped(self._refused_alike(event))
                 return self._finished(event, "failed", error=str(error), unsuited=unsuited)
@@ -192,7 +203,7 @@ class BatchWorker:
                 fault = str(error)
         return self._finished(event, "failed", error=f"after {ATTEMPTS} tries: {fault}")
 
-    async def _generate(self, event: GenerationRequested) -> GenerationFinished:
+    async def _generate(self, event: GenerationRequested, traceparent: str) -> GenerationFinished:
         async with contextlib.AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(max(0.0, self._left(event))):
@@ -203,7 +214,9 @@ class BatchWorker:
                 )
             began = self._clock.monotonic()
             made = await self._client.generate(
-                self._engine_body(event), timeout_s=self._policy.timeout_s
+                self._engine_body(event),
+                timeout_s=self._policy.timeout_s,
+                traceparent=traceparent,
             )
             took = self._clock.monotonic() - began
         self._metrics.generation_s.observe(took)

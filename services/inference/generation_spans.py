@@ -1,4 +1,4 @@
-"""Spans of what this service is asked to make or to score, and of the stages of moderated generation."""
+"""Spans of what this service makes and scores, and of the stages of moderated generation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from contextlib import contextmanager
 from shared.clock import Clock
 from shared.observability.span_contexts import SpanContexts
 from shared.observability.spans import AttributeValue, FinishedSpan, SpanKind, Spans, nanoseconds
-from shared.observability.tracing import rebuilt_traceparent
+from shared.observability.tracing import (
+    derived_traceparent,
+    interaction_traceparent,
+    is_trace_id,
+    rebuilt_traceparent,
+)
 
 
 class GenerationSpans:
@@ -31,6 +36,23 @@ class GenerationSpans:
         parent = rebuilt_traceparent(given or "")
         context = self._contexts.begin(secrets.token_hex(16), parent)
         with self._recorded(name, context, parent, SpanKind.server, attributes):
+            yield context
+
+    @contextmanager
+    def about(
+        self, name: str, trace_id: str, cause: str, attributes: dict[str, AttributeValue]
+    ) -> Iterator[str]:
+        """The span of what is made for an answer: in its trace, under its interaction.
+
+        Yields its `traceparent`, which follows from `cause`, so that a repeat has the same; empty where
+        `trace_id` is none of Trace Context.
+        """
+        if not is_trace_id(trace_id):
+            yield ""
+            return
+        context = derived_traceparent(trace_id, cause, sampled=self._spans.sampled(trace_id))
+        parent = interaction_traceparent(trace_id)
+        with self._recorded(name, context, parent, SpanKind.consumer, attributes):
             yield context
 
     @contextmanager

@@ -24,6 +24,8 @@ class FakeEngine:
         self.loaded: dict[str, str] = {}
         self.answers: dict[str, float] = {"base": -9.0}
         self.calls: list[tuple[str, str]] = []
+        self.traceparents: list[str] = []
+        """Of chat completions, empty where one had none."""
         self.healthy = True
         self.running = 0
         self.waiting = 0
@@ -42,6 +44,8 @@ class FakeEngine:
 
             def do_POST(self) -> None:
                 length = int(self.headers["content-length"])
+                if self.path == "/v1/chat/completions":
+                    engine.traceparents.append(self.headers.get("traceparent", ""))
                 self.answer(*engine.post(self.path, json.loads(self.rfile.read(length))))
 
             def answer(self, status: int, body: object) -> None:

@@ -21,6 +21,7 @@ from services.inference.batch import (
 )
 from services.inference.engine import EngineClient, EngineLoad
 from services.inference.errors import EngineUnavailable, Stopping
+from services.inference.generation_spans import GenerationSpans
 from services.inference.metrics import InferenceMetrics
 from shared.contracts.events.base import Message, Tool
 from shared.contracts.events.generations import (
@@ -30,13 +31,15 @@ from shared.contracts.events.generations import (
 )
 from shared.contracts.events.versions import ServedSettings
 from shared.contracts.topics import GENERATION_REQUESTS, GENERATION_RESULTS, load_topics
-from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
+from shared.kafka.envelope import UnreadableRecord, decode, header, models_by_type
 from shared.kafka.log import LogUnavailable, Record
+from shared.observability.tracing import derived_trace_id, interaction_traceparent
 from shared.registry.versions import Registry
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.fuzzed_records import FuzzedRecords
 from tests.support.rollouts import add_settings
+from tests.support.spans import CollectedSpans, context_of
 from tests.unit.inference.fake_engine import FakeEngine
 
 REQUESTS = next(one for one in load_topics() if one.name == GENERATION_REQUESTS)
@@ -64,6 +67,7 @@ class BatchHarness:
         self.fake = fake
         self.fake.loaded["v1"] = "path"
         self.clock = ManualClock()
+        self.collected = CollectedSpans()
         self.log = MemoryLog()
         self.adapters = StubAdapters()
         self.registry = Registry()
@@ -83,6 +87,7 @@ class BatchHarness:
             redact=lambda text: text.replace("v1", "[VERSION]"),
             clock=self.clock,
             metrics=metrics,
+            spans=GenerationSpans(self.collected.spans, self.clock),
             stop=self.stop,
         )
 
@@ -147,6 +152,28 @@ async def test_result_is_redacted_and_asked_for_at_the_lowest_priority(
     headers = dict(harness.log.all(GENERATION_RESULTS)[0].headers)
     assert headers["ce_id"] == b"r1"
     assert headers["traceparent"].startswith(b"00-" + b"a" * 32)
+
+
+async def test_what_is_made_for_an_answer_has_a_span_in_its_trace_and_again_the_same(
+    harness: BatchHarness,
+) -> None:
+    answer = derived_trace_id("an answer")
+    await harness.handle(harness.request("r1", trace_id=answer))
+    harness.log.available = False
+    for _ in range(2):
+        with contextlib.suppress(LogUnavailable):
+            await harness.handle(harness.request("r2", trace_id=answer))
+        harness.log.available = True
+    await harness.handle(harness.request("r3", trace_id="made-by-a-client"))
+    await harness.handle(harness.request("r4"))
+    first, lost, again = harness.collected.finished()
+    assert first.name == f"process {GENERATION_REQUESTS}"
+    assert context_of(first.parent) == interaction_traceparent(answer)
+    assert first.attributes["ratchet.outcome"] == "ok"
+    assert (context_of(lost), lost.status.description) == (context_of(again), "LogUnavailable")
+    stored = [header(one.headers, "traceparent") for one in harness.log.all(GENERATION_RESULTS)]
+    assert stored == [context_of(first), context_of(again), "", ""]
+    assert harness.fake.traceparents == [context_of(first), context_of(again), "", ""]
 
 
 async def test_a_version_of_settings_answers_in_batch_as_it_does_live(
