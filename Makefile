@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 PYTHON_BIN := .venv/bin/python
 TORCH ?=
-BENCHMARKS ?= router aggregator aggregator_history ingestion judge reinforcement scoring active_learning learning
+BENCHMARKS ?= router aggregator aggregator_history ingestion judge reinforcement training scoring active_learning learning
 RUN_DIR ?= .run/stack
 export PYTHONUNBUFFERED := 1
 

@@ -12,6 +12,7 @@ NAMES = (
     "aggregator_history",
     "judge",
     "reinforcement",
+    "training",
     "active_learning",
     "datasets",
     "ranking",
