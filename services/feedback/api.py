@@ -205,7 +205,12 @@ class FeedbackApi:
         )
         await self._store(f"DELETE {WITHDRAW_PATH}", request, event)
         self._metrics.accepted(event, "withdrawal")
-        log.info("feedback.withdrawn", feedback_id=event.feedback_id, revision=event.revision)
+        log.info(
+            "feedback.withdrawn",
+            trace_id=event.trace_id,
+            feedback_id=event.feedback_id,
+            revision=event.revision,
+        )
         return json_response(ACCEPTED, _receipt(event))
 
     async def open_comparison(self, request: Request) -> Response:

@@ -196,6 +196,7 @@ class BatchWorker:
                 log.warning(
                     Unavailable.engine,
                     during="generation",
+                    trace_id=event.trace_id,
                     request_id=event.request_id,
                     attempt=attempt,
                     error=str(error),

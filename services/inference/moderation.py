@@ -28,6 +28,7 @@ from shared.kafka.log import EventLog, LogUnavailable
 from shared.observability import span_attributes as names
 from shared.observability.events import Unavailable
 from shared.observability.spans import AttributeValue
+from shared.observability.tracing import parse_traceparent
 from shared.redaction.detection import Redact, redacted
 from shared.registry.served_settings import chat_body, put_before
 
@@ -174,7 +175,12 @@ class Moderator:
             with self._spans.stage("score", context, {names.REQUEST_MODEL: asked.model}):
                 scores = await self._scorer.score(asked.model, rows, timeout_s=rules.score_s)
         except InferenceError as error:
-            log.warning("moderation.fallback", version=asked.version, error=str(error))
+            log.warning(
+                "moderation.fallback",
+                trace_id=parse_traceparent(context),
+                version=asked.version,
+                error=str(error),
+            )
             result["fallback"] = f"{'scores' if result['critic'] else 'critic'}: {error}"
             self._metrics.moderated.labels("fallback").inc()
             yield result

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from opentelemetry.trace import SpanKind
+from structlog.testing import capture_logs
 
 from services.feedback.feedback_spans import FeedbackSpans
 from shared.kafka.envelope import header
@@ -65,8 +66,10 @@ async def test_without_a_header_it_is_in_the_answers_trace() -> None:
         stored = await sent(service)
         (event,) = await service.stored(ANSWER)
         path = f"/v1/feedback/{event.feedback_id}?trace_id={ANSWER}&user_id=u1"
-        withdrawal = await service.client.delete(path)
+        with capture_logs() as logs:
+            withdrawal = await service.client.delete(path)
         assert withdrawal.status_code == 202, withdrawal.text
+    assert [line["trace_id"] for line in logs] == [ANSWER]
     given, taken_back = collected.finished()
     assert context_of(given) == stored
     assert context_of(given.parent) == interaction_traceparent(ANSWER)

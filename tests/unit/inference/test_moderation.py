@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from services.inference.engine import EngineClient, Generated
 from services.inference.errors import (
@@ -295,12 +296,14 @@ async def test_each_stage_has_a_span_in_the_clients_trace_and_the_engine_goes_on
 async def test_a_stage_that_fails_says_so_and_the_whole_says_what_was_returned() -> None:
     collected = CollectedSpans()
     engine = EngineOfAnswers("It is late.", EngineUnavailable("no answer; try again"))
-    await Stages(engine, ScriptedScorer(), spans=collected.spans).run()
+    with capture_logs() as logs:
+        await Stages(engine, ScriptedScorer(), spans=collected.spans).run()
     spans = {span.name: span for span in collected.finished()}
     assert spans["critic"].status.description == "EngineUnavailable"
     whole = spans[f"moderated {ASKED.model}"]
     assert (whole.parent, whole.status.description) == (None, None)
     assert whole.attributes["ratchet.outcome"] == "fallback"
+    assert [line["trace_id"] for line in logs] == [f"{whole.context.trace_id:032x}"]
 
 
 async def test_a_client_that_leaves_ends_the_spans() -> None:
