@@ -103,7 +103,8 @@ LOOP = (
         "Records that could not be read, since each service's start.",
         "short",
         (
-            "sum by (topic, reason) (ratchet_dead_letters_total) or vector(0)",
+            "sum by (topic, reason) (ratchet_dead_letters_total)"
+            ' or label_replace(vector(0), "reason", "none", "", "")',
             "{{topic}} {{reason}}",
         ),
     ),

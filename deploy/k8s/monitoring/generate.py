@@ -72,7 +72,9 @@ def _panel(number: int, panel: Panel) -> dict[str, Any]:
     if panel.target is not None:
         steps = [{"color": "transparent", "value": None}, {"color": "red", "value": panel.target}]
         defaults["thresholds"] = {"mode": "absolute", "steps": steps}
-        defaults["custom"] = {"thresholdsStyle": {"mode": "dashed"}}
+        # The axis reaches to the target; else its line is there only where the data cross it.
+        reach = {"axisSoftMin": panel.target, "axisSoftMax": panel.target}
+        defaults["custom"] = {"thresholdsStyle": {"mode": "dashed"}, **reach}
     return {
         "id": number + 1,
         "type": "timeseries",
