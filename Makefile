@@ -56,7 +56,7 @@ bench: ## benchmarks beside their peers (BENCHMARKS="router" for one)
 clients: ## what setup brings, and the Python clients that tests/clients runs
 	@TORCH='$(TORCH)' deploy/local/setup.sh clients
 
-all-clients: ## those, and the JavaScript ones
+all-clients: ## those, the JavaScript ones, and Grafana's UI components
 	@TORCH='$(TORCH)' deploy/local/setup.sh all-clients
 
 images: image-tools ## every image without torch, by buildah, where no Docker engine is (IMAGES="router cli" for some; root)

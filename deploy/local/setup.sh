@@ -10,7 +10,7 @@
 # setup.sh flink        also Flink, for the twin of the aggregation
 # setup.sh docs         Sphinx for the site of the documents, and of the others no more than that needs
 # setup.sh clients      also the clients of Python that tests/clients runs
-# setup.sh all-clients  those, and the clients of JavaScript
+# setup.sh all-clients  those, the clients of JavaScript, and Grafana's UI components
 # setup.sh images       no more than what deploy/docker/build.sh needs
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -349,6 +349,7 @@ elif [[ ${1:-} == clients || ${1:-} == all-clients ]]; then
 fi
 if [[ ${1:-} == all-clients ]]; then
   npm_packages "JavaScript clients" tests/clients .tools/clients
+  npm_packages "Grafana's UI components" tests/support/dashboards .tools/dashboards
 fi
 
 kafka

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.support.browser import ready
+from tests.support.browser import chromium, ready
 from tests.support.console import ConsoleHarness
 from tests.support.voting import VotingHarness, voting_server
 
-PROGRAMS = ("chromium", "google-chrome")
 PATIENCE_MS = 30_000
 SCREENSHOTS = Path(os.environ.get("RATCHET_SCREENSHOTS", ".run/screenshots"))
 """Where tests leave their pictures."""
@@ -31,14 +29,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    # Not the session's: Playwright keeps an event loop running in this thread, beside which no
-    # asynchronous test could run.
-    program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
-    assert program, f"none of {', '.join(PROGRAMS)} is installed: run make setup"
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+    # Not the session's: beside the event loop that it keeps running in this thread, no asynchronous
+    # test could run.
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_locks_have_hashes_and_name_no_registry() -> None:
         [path for folder in ("benchmarks", "tests") for path in (ROOT / folder).rglob(name)]
         for name in ("package-lock.json", "package.json")
     )
-    assert len(locks) == len(asked) == 3
+    assert len(locks) == len(asked) == 4
     for lock in locks:
         packages = json.loads(lock.read_text())["packages"]
         assert len(packages) > 1

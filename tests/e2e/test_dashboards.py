@@ -6,6 +6,7 @@ import json
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import pytest
 import yaml
 
 from deploy.k8s.monitoring.boards import BOARDS
+from deploy.k8s.monitoring.generate import dashboard
 from deploy.local.stack import Stack
 from tests.e2e.traffic import send_traffic
 from tests.e2e.versions import register_version
 from tests.support.command import ratchet
+from tests.support.dashboards import asked, draw, drawing_page, faults
 from tests.support.waiting import wait_until
 
 VERSION = "assistant-v2.0"
@@ -69,6 +72,21 @@ def busy(serving: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 def test_no_panel_is_empty(busy: Stack, query: str) -> None:
     prometheus = busy.url("prometheus")
     wait_until(lambda: result(prometheus, query), f"a sample of {query}")
+
+
+@pytest.mark.verify
+@pytest.mark.timeout(900)
+def test_grafanas_components_draw_every_panel_that_has_data(busy: Stack, tmp_path: Path) -> None:
+    end = datetime.now(UTC)
+    start = end - timedelta(minutes=3)
+    wrong = {}
+    with drawing_page(tmp_path) as page:
+        for name in BOARDS:
+            panels = dashboard(name)["panels"]
+            series = [asked(panel, busy.url("prometheus"), start, end) for panel in panels]
+            assert any(line.shows for lines in series for line in lines), name
+            wrong[name] = faults(draw(page, panels, series, start, end), series)
+    assert {name: found for name, found in wrong.items() if found} == {}
 
 
 @pytest.mark.timeout(900)

@@ -1,8 +1,25 @@
-"""What browser tests wait for on the voting page."""
+"""Debian's Chromium, and what browser tests wait for on the voting page."""
 
 from __future__ import annotations
 
-from playwright.sync_api import Page, expect
+import contextlib
+import shutil
+from collections.abc import Iterator
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+_PROGRAMS = ("chromium", "google-chrome")
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """A headless browser. While it is there, an event loop runs in this thread."""
+    program = next((found for name in _PROGRAMS if (found := shutil.which(name))), None)
+    assert program, f"none of {', '.join(_PROGRAMS)} is installed: run make setup"
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield started
+        started.close()
 
 
 def ready(page: Page) -> None:
