@@ -20,6 +20,7 @@ from services.inference.agent import Agent
 from services.inference.api import AdapterAccess, create_app, guarded
 from services.inference.base_files import BaseFiles
 from services.inference.batch import BatchTimeouts, BatchWorker
+from services.inference.batch_consumer import BatchConsumer
 from services.inference.drain import EngineDrain
 from services.inference.engine import EngineClient
 from services.inference.engine_command import engine_command, engine_environment
@@ -60,9 +61,6 @@ from shared.settings import EXIT_CONFIGURATION
 log = structlog.get_logger(__name__)
 
 SOURCE = "/ratchet/inference"
-GROUP = "ratchet.inference"
-BESIDE_GROUP = "ratchet.inference-beside"
-"""Engines of another base read each request, too, and answer those of their versions."""
 CATCH_UP_S = 30.0
 STUCK_AFTER_S = 900.0
 """Longer than any single wait of the agent: loading and five fingerprints."""
@@ -180,19 +178,22 @@ async def run(settings: InferenceSettings) -> None:
             spans=spans,
             stop=stop,
         )
-        consumer = ConsumerLoop(
-            KafkaConnection.of(settings),
-            group=BESIDE_GROUP if settings.beside else GROUP,
-            handler=worker.handle,
-            models=models_by_type(GenerationRequested),
-            dead_letters=DeadLetters(
-                event_log, service="inference", redact=redact, metrics=registry
-            ),
-            topics=[GENERATION_REQUESTS],
-            max_records=settings.batch_concurrency * 4,
-            concurrency=settings.batch_concurrency,
-            opened=event_log.opened,
-        )
+        dead_letters = DeadLetters(event_log, service="inference", redact=redact, metrics=registry)
+
+        def consumer_in(group: str) -> ConsumerLoop:
+            return ConsumerLoop(
+                KafkaConnection.of(settings),
+                group=group,
+                handler=worker.handle,
+                models=models_by_type(GenerationRequested),
+                dead_letters=dead_letters,
+                topics=[GENERATION_REQUESTS],
+                max_records=settings.batch_concurrency * 4,
+                concurrency=settings.batch_concurrency,
+                opened=event_log.opened,
+            )
+
+        consumer = BatchConsumer(consumer_in, agent.base_other_than)
         scorer = Scorer(
             python=settings.engine_python,
             registry=versions.registry,

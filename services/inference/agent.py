@@ -97,6 +97,7 @@ class Agent:
         self._slots = AdapterSlots(clock, metrics)
         self._wanted: tuple[Version, ...] = ()
         self._served = ServedModels()
+        self._base_key = ""
         self._generation = -1
         self._settled = False
         self._wake = wake
@@ -107,6 +108,16 @@ class Agent:
     def base(self) -> str:
         """The base model's name at the engine; empty before the engine was seen."""
         return self._served.base
+
+    async def base_other_than(self, key: str) -> str:
+        """Wait for another base than the one with this key; returns its key.
+
+        A key is of the base's names and files: agents with the same one find the same versions
+        `elsewhere`. It is empty until the base is known, which takes a version to be served.
+        """
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._base_key != key)
+            return self._base_key
 
     def idle_s(self) -> float:
         """Seconds since the agent last finished an action or found nothing to do."""
@@ -301,7 +312,8 @@ class Agent:
             self._generation = state.generation
         self._served = await self._client.models()
         if self._wanted:
-            await self._base_files.read(self._moved)
+            files = await self._base_files.read(self._moved)
+            self._base_key = "\0".join((files.sha256, *sorted(self._served.bases)))
         names, adapters = self._served.adapters, self._adapters()
         ours = [one for one in adapters if self._is_of_this_base(one)]
         if ours:

@@ -3,7 +3,8 @@
 The engine schedules by priority, so a waiting live request always goes first; the worker also
 holds back by itself while live requests run, for what runs already shares the engine's time.
 Each request gets one result. After a crash some are made again: same request_id, so readers drop
-the second.
+the second. One that expired long ago gets none, as nobody waits for it any more: a group that is new
+begins at the topic's beginning.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ ATTEMPTS = 3
 RECENT = 10_000
 """Request ids remembered, so that a repeated request gets no second result."""
 MAX_ERROR = 500
+STALE_S = 3_600.0
+"""After its expiry nobody waits for a result; the longest wait of a reader is half an hour."""
 
 
 class Adapters(Protocol):
@@ -122,7 +125,7 @@ class BatchWorker:
         """Make the result of one request and store it, unless that was done before.
 
         A request of a version that is elsewhere is left to the workers of its base, which read the
-        topic in a group of their own.
+        topic in a group of their own, and one that expired long ago to nobody.
 
         Raises:
             LogUnavailable: the result was made and not stored; the next call stores it.
@@ -138,6 +141,9 @@ class BatchWorker:
             if self._adapters.is_elsewhere(event.version):
                 log.info("generation.elsewhere", request_id=event.request_id, version=event.version)
                 self._metrics.generations.labels(event.purpose, "elsewhere").inc()
+                return
+            if work.result is None and self._left(event) < -STALE_S:
+                self._metrics.generations.labels(event.purpose, "stale").inc()
                 return
             trace = event.trace_id or parse_traceparent(header(record.headers, "traceparent"))
             attributes: dict[str, AttributeValue] = {

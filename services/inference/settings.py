@@ -87,11 +87,6 @@ class InferenceSettings(ServiceSettings):
     batch_wait_s: float = Field(
         default=120.0, gt=0, le=3600, description="for a version to become ready"
     )
-    beside: bool = Field(
-        default=False,
-        description="the engine is on another base, beside those that serve already: its batch "
-        "worker reads in a group of its own",
-    )
     moderation_policy: str = Field(
         default="", max_length=32_768, description="business policy, the system prompt"
     )

@@ -11,9 +11,10 @@ from shared.kafka.deadletters import REPLAYABLE
 CONSUMER_GROUPS = {
     "aggregator": ("ratchet.aggregator",),
     "feedback": ("ratchet.feedback-intake", "ratchet.feedback-erasures"),
-    "inference": ("ratchet.inference", "ratchet.inference-beside"),
     "training": ("ratchet.training",),
 }
+GROUP_PREFIXES = {"inference": "ratchet.inference."}
+"""Services with a group for each base that engines serve: what the names of these begin with."""
 PRODUCTS = "products"
 """Writers of the intake topics, each as its own tenant."""
 REPLAYING = ("cli", "rollout")
@@ -60,6 +61,8 @@ def required_acls(tenants: tuple[str, ...], *, prefix: str) -> Iterator[Acl]:
     for service, groups in CONSUMER_GROUPS.items():
         for group in groups:
             yield Acl(f"User:{prefix}{service}", "Read", "group", group)
+    for service, beginning in GROUP_PREFIXES.items():
+        yield Acl(f"User:{prefix}{service}", "Read", "group", beginning, "prefixed")
     for service in sorted(services - {PRODUCTS}):
         # `ratchet topics wait`, by which a pod waits before it starts: a topic that one may not
         # describe is missing.

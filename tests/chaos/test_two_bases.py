@@ -57,7 +57,7 @@ def stack(
         "the engine of the newer base, beside the other",
         # It is ready once a version of its base is rolled out.
         ready="/healthz",
-        env={"RATCHET_INFERENCE_BESIDE": "true", BASE_MODEL: str(newer_base)},
+        env={BASE_MODEL: str(newer_base)},
     )
     with Stack(
         tmp_path / "stack",

@@ -70,7 +70,6 @@ def test_engines_of_the_next_base_are_inference_but_for_base_revision_and_what_i
     old, new = environment["inference"], environment["next-base"]
     assert {key: text for key, text in new.items() if old.get(key) != text} == {
         "RATCHET_INFERENCE_BASE_MODEL": NEWER,
-        "RATCHET_INFERENCE_BESIDE": "true",
         "HF_HUB_OFFLINE": "0",
     }
     # A commit of the present base is none of the newer one's.

@@ -9,8 +9,9 @@ import pytest
 from services.aggregator.settings import AggregatorSettings
 from services.feedback.erasure import eraser
 from services.feedback.intake import handler
+from services.inference.batch_consumer import group_of
 from shared.contracts.topics import FEEDBACK, ROLLOUTS, intake_topic
-from shared.kafka.acls import CONSUMER_GROUPS, REPLAYING, required_acls
+from shared.kafka.acls import CONSUMER_GROUPS, GROUP_PREFIXES, REPLAYING, required_acls
 from tests.support.command import ratchet_here
 
 
@@ -46,6 +47,9 @@ def test_every_service_sees_all_topics_for_which_it_waits() -> None:
 def test_consumer_groups_are_those_that_the_services_join() -> None:
     assert CONSUMER_GROUPS["feedback"] == (handler.GROUP, eraser.GROUP)
     assert CONSUMER_GROUPS["aggregator"] == (AggregatorSettings().app_id,)
+    assert group_of("a base").startswith(GROUP_PREFIXES["inference"])
+    rule = ("User:inference", "Read", "group", GROUP_PREFIXES["inference"], "prefixed")
+    assert rule in set(required_acls(("acme",), prefix=""))
 
 
 def test_rules_are_printed_for_people_programs_and_kafkas_own_command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from services.cli.doctor import (
     clock_findings,
     disk_findings,
     engine_findings,
+    groups_of_bases,
     key_findings,
     lag_findings,
     rule_findings,
@@ -65,6 +67,24 @@ def test_lag_is_looked_at_where_it_is_large() -> None:
     found = {one.what: one.state for one in lag_findings({"g": 10_000, "h": 10_001})}
     assert found == {"lag of g": "ok", "lag of h": "look"}
     assert [(one.what, one.state) for one in lag_findings({})] == [("lag", "look")]
+
+
+async def test_groups_of_bases_are_those_in_which_a_worker_consumes() -> None:
+    """One of a base that no engine serves any more stands still, which is no lag."""
+    served, left, other = "ratchet.inference.a", "ratchet.inference.b", "ratchet.training"
+
+    class Admin:
+        async def list_consumer_groups(self) -> list[tuple[str, str]]:
+            return [(name, "consumer") for name in (served, left, other)]
+
+        async def describe_consumer_groups(self, names: list[str]) -> list[SimpleNamespace]:
+            found = [
+                (0, name, "", "consumer", "range", ["one"] if name == served else [])
+                for name in names
+            ]
+            return [SimpleNamespace(groups=found)]
+
+    assert await groups_of_bases(Admin()) == [served]
 
 
 @pytest.mark.parametrize(

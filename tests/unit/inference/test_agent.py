@@ -294,6 +294,26 @@ async def test_beside_engines_of_the_stable_versions_base_one_of_another_serves_
     assert harness.agent.unready() is not None
 
 
+async def test_the_base_that_batch_workers_group_by_is_known_with_a_version_to_serve(
+    harness: AgentHarness,
+) -> None:
+    """By its files, too: agents that share it must find the same versions elsewhere."""
+    harness.base.mkdir()
+    (harness.base / "model.safetensors").write_bytes(b"w")
+    here = identify_base(str(harness.base), harness.folder / "hashes.json").sha256
+    asked = asyncio.ensure_future(harness.agent.base_other_than(""))
+    await harness.settle()
+    assert not asked.done(), "nothing is to be served yet"
+    harness.register("v1", recorded=-1.0, base_sha256=here)
+    harness.put("v1", Lifecycle.stable)
+    await harness.settle()
+    assert await asyncio.wait_for(asked, 30) == f"{here}\0base"
+    again = asyncio.ensure_future(harness.agent.base_other_than(f"{here}\0base"))
+    await harness.settle()
+    assert not again.done()
+    again.cancel()
+
+
 async def test_an_engine_of_the_old_base_stays_ready_as_the_way_back(
     harness: AgentHarness,
 ) -> None:

@@ -16,6 +16,7 @@ from services.inference.admission import BatchAdmission, batch_limit
 from services.inference.batch import (
     ATTEMPTS,
     PRIORITY,
+    STALE_S,
     BatchTimeouts,
     BatchWorker,
 )
@@ -210,6 +211,20 @@ async def test_result_is_not_made_again_where_only_storing_it_failed(harness: Ba
 async def test_expired_request_is_not_made(harness: BatchHarness) -> None:
     await harness.handle(harness.request(expires_at=harness.clock.now()))
     assert harness.results()[0].outcome == "expired"
+    assert harness.asked == []
+
+
+async def test_what_expired_long_ago_is_nobody_s_to_be_told_of(harness: BatchHarness) -> None:
+    """A new group begins at the topic's beginning: the results of a week are there already."""
+    old = {
+        name: harness.request(
+            request_id=name, expires_at=harness.clock.now() - timedelta(seconds=STALE_S + beyond)
+        )
+        for name, beyond in (("before", 1), ("just", -1))
+    }
+    for request in old.values():
+        await harness.handle(request)
+    assert [(one.request_id, one.outcome) for one in harness.results()] == [("just", "expired")]
     assert harness.asked == []
 
 

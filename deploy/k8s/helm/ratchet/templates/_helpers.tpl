@@ -287,7 +287,6 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- else if eq $role "inference" -}}
 {{- $_ := set $found "RATCHET_INFERENCE_BASE_MODEL" $model.base -}}
 {{- $_ := set $found "RATCHET_INFERENCE_ENGINE_PROFILE" $model.profile -}}
-{{- if ne .name $role }}{{ $_ := set $found "RATCHET_INFERENCE_BESIDE" true }}{{ end -}}
 {{- $_ := set $found "RATCHET_INFERENCE_ENGINE_BIND" "0.0.0.0" -}}
 {{- $_ := set $found "RATCHET_INFERENCE_ENGINE_URL" (printf "http://127.0.0.1:%d" (int64 $service.extraPorts.engine)) -}}
 {{- $_ := set $found "RATCHET_INFERENCE_MAX_CONTEXT" $model.maxContext -}}
