@@ -19,6 +19,7 @@ from deploy.local.stack import Stack
 from services.inference.admission import BatchAdmission
 from services.inference.batch import PRIORITY, BatchTimeouts, BatchWorker
 from services.inference.engine import EngineClient
+from services.inference.generation_spans import GenerationSpans
 from services.inference.metrics import InferenceMetrics
 from shared.clock import SystemClock
 from shared.contracts.events.generations import GenerationRequested
@@ -28,6 +29,7 @@ from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import models_by_type
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
+from shared.observability.trace_export import spans_of
 from tests.support.candidate_engine import CandidateEngine
 from tests.support.rollout_harness import RolloutHarness, StandInAgent
 from tests.support.rollout_stack import rollout_and_router
@@ -107,6 +109,7 @@ async def batch_worker(stack: Stack, engine: CandidateEngine, unique: str) -> As
             redact=lambda text: text,
             clock=clock,
             metrics=metrics,
+            spans=GenerationSpans(spans_of("inference"), clock),
             stop=stop,
         )
         consumer = ConsumerLoop(
