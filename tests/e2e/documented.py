@@ -77,6 +77,7 @@ NOT_RUN = {
     "ratchet train cancel": "needs a job under way; test_training_log.py cancels one",
     "ratchet versions retire": "needs a version that waits; test_retire.py retires some",
     "ratchet versions rebuild": "trains for minutes; tests/integration/test_training.py rebuilds",
+    "ratchet versions export --merged": "needs a trained version; test_merged_export.py merges one",
     "ratchet versions rebase": "needs a trained chain; test_version_rebase.py asks for one",
     "ratchet cases retire": "needs an answer that failed; test_training_log.py retires one",
 }

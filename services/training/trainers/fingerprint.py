@@ -30,26 +30,27 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, Any]:
     rows: list[list[int]] = [
         tokenizer(text, add_special_tokens=False)["input_ids"] for text in job.fingerprint_texts
     ]
-    own = _logprobs(model, rows)
+    own = logprobs(model, rows)
     with model.disable_adapter():
-        others = {"base": _logprobs(model, rows)}
+        others = {"base": logprobs(model, rows)}
     others["parent"] = others["base"]
     if job.parent_adapter:
         model.load_adapter(job.parent_adapter, "parent")
         model.set_adapter("parent")
-        others["parent"] = _logprobs(model, rows)
+        others["parent"] = logprobs(model, rows)
     progress.report("fingerprint", 1, 1)
     return {
         "dtype": "float32",
         "texts": [
             {"tokens": tokens, "logprobs": values} for tokens, values in zip(rows, own, strict=True)
         ],
-        "distances": {name: _distance(own, values) for name, values in others.items()},
+        "distances": {name: distance(own, values) for name, values in others.items()},
     }
 
 
 @torch.no_grad()
-def _logprobs(model: Any, rows: Sequence[list[int]]) -> list[list[float]]:
+def logprobs(model: Any, rows: Sequence[list[int]]) -> list[list[float]]:
+    """Of each token of the rows, given those before it; the first has none."""
     found: list[list[float]] = []
     for tokens in rows:
         ids = torch.tensor([tokens], device=device())
@@ -59,7 +60,8 @@ def _logprobs(model: Any, rows: Sequence[list[int]]) -> list[list[float]]:
     return found
 
 
-def _distance(left: list[list[float]], right: list[list[float]]) -> float:
+def distance(left: list[list[float]], right: list[list[float]]) -> float:
+    """Mean absolute difference over all tokens, in nats."""
     differences = [
         abs(one - other)
         for ours, theirs in zip(left, right, strict=True)

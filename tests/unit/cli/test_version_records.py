@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +20,7 @@ from services.cli.version_compare import rebuild_version
 from services.cli.version_export import export_version, model_card
 from shared.contracts.recipes import read_recipe
 from shared.registry.adapters import checksum
+from shared.registry.base_models import identify_base
 from shared.registry.record_differences import differences
 from shared.testing.log import MemoryLog
 
@@ -127,6 +130,98 @@ def test_an_export_has_the_adapters_files_and_the_card(
     assert "2 rows of its data" in (folder / "README.md").read_text()
     with pytest.raises(CliError, match="not empty"):
         export_version(stored["version"], folder)
+
+
+MERGES = """
+import json, pathlib, sys
+asked = json.load(sys.stdin)
+if asked["dtype"] == "float16":
+    (pathlib.Path(asked["to"]) / "half").write_text("")
+    print(json.dumps({"error": "dtype: rounded"}))
+    sys.exit(1)
+(pathlib.Path(asked["to"]) / "model.safetensors").write_text(json.dumps(asked))
+found = {"base": 0.3, "adapter": 0.0, "merged": 1e-7, "written": 2e-7}
+print(json.dumps({"dtype": "float32", "parameters": 10, "difference": found}))
+"""
+
+
+@pytest.fixture
+def merging(
+    stored: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
+    """The stored record with a fingerprint and a base here, and a Python that plays the merging."""
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "model.safetensors").write_bytes(b"base")
+    script, python = tmp_path / "merges.py", tmp_path / "python"
+    script.write_text(MERGES)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("RATCHET_TRAINING_PYTHON", str(python))
+    monkeypatch.setattr(version_export, "erased_rows_of", lambda _: 0)
+    text = {"tokens": [1, 2], "logprobs": [-0.5]}
+    here = identify_base(str(base), tmp_path / "hashes.json").sha256
+    stored |= {"base": str(base), "base_sha256": here, "fingerprint": {"texts": [text]}}
+    return stored
+
+
+def test_a_merged_export_is_a_whole_model_with_its_lineage(
+    merging: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "merged"
+    folder.mkdir()
+    export_version(merging["version"], folder, merged=True)
+    files = sorted(path.name for path in folder.iterdir())
+    assert files == ["README.md", "merge.json", "model.safetensors"]
+    asked = json.loads((folder / "model.safetensors").read_text())
+    assert asked["texts"] == merging["fingerprint"]["texts"]
+    assert (asked["revision"], asked["dtype"]) == ("main", "")
+    report = json.loads((folder / "merge.json").read_text())
+    for name in ("version", "base", "base_sha256", "adapter_sha256"):
+        assert report[name] == merging[name]
+    assert report["difference"]["written"] == 2e-7
+    text = (folder / "README.md").read_text()
+    metadata, _ = parts(text)
+    assert metadata["library_name"] == "transformers"
+    assert merging["base_sha256"] in text
+    assert merging["adapter_sha256"] in text
+    assert "PeftModel" not in text
+    with pytest.raises(CliError, match="not empty"):
+        export_version(merging["version"], folder, merged=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "python", "options", "why"),
+    [
+        ({}, "", {"dtype": "float16"}, "dtype: rounded"),
+        ({"base_sha256": "f" * 64}, "", {}, "its files have the SHA-256"),
+        ({}, "/nowhere/python", {}, "merge where the training service runs"),
+        ({}, "/bin/false", {}, "the merging process ended with 1"),
+    ],
+)
+def test_a_merging_that_fails_leaves_nothing_behind(
+    merging: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: dict[str, Any],
+    python: str,
+    options: dict[str, Any],
+    why: str,
+) -> None:
+    merging |= changed
+    if python:
+        monkeypatch.setenv("RATCHET_TRAINING_PYTHON", python)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(CliError, match=why):
+        export_version(merging["version"], tmp_path / "merged", merged=True, **options)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_options_of_a_merged_export_that_mean_nothing_are_refused(tmp_path: Path) -> None:
+    for options in ({"chain": True, "merged": True}, {"dtype": "float32"}):
+        with pytest.raises(CliError) as refused:
+            export_version("assistant-v1.1", tmp_path / "out", **options)
+        assert refused.value.status is Exit.usage
 
 
 def test_a_chain_is_exported_as_checkpoints_from_sft_on(
