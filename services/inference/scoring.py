@@ -7,6 +7,7 @@ Reads one JSON object a line from standard input and answers each with one line:
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -17,11 +18,14 @@ from typing import Any
 import torch
 from peft import PeftModel
 from safetensors import safe_open
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, DynamicCache
+from transformers.cache_utils import DynamicLayer
 
-BATCH_ROWS = 32
-BATCH_TOKENS = 8192
-"""Most rows, and most padded tokens, of one pass."""
+from services.inference.scoring_passes import passes
+
+CPU_BATCH_TOKENS = 512
+"""Most padded tokens of one pass on a CPU: what it computes stays in the caches of a core."""
+GPU_BATCH_TOKENS = 8192
 
 
 class RewardModel:
@@ -30,6 +34,7 @@ class RewardModel:
     def __init__(self, base: str, revision: str, adapter: str) -> None:
         cuda = torch.cuda.is_available()
         self._device = "cuda" if cuda else "cpu"
+        self._batch_tokens = GPU_BATCH_TOKENS if cuda else CPU_BATCH_TOKENS
         self._tokenizer: Any = AutoTokenizer.from_pretrained(base, revision=revision)
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
@@ -40,9 +45,14 @@ class RewardModel:
             dtype=torch.bfloat16 if cuda else torch.float32,
         )
         model.config.pad_token_id = self._tokenizer.pad_token_id
-        self._model = PeftModel.from_pretrained(model.to(self._device), adapter).eval()
+        self.model: Any = PeftModel.from_pretrained(model.to(self._device), adapter)
+        if not cuda:
+            # A third of a short request; bfloat16 weights would round the adapter away.
+            self.model = self.model.merge_and_unload()
+        self.model.eval()
+        self.shares = self._repeats_its_cache()
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def score(
         self, rows: Sequence[dict[str, Any]], max_length: int
     ) -> tuple[list[float], list[float]]:
@@ -50,24 +60,50 @@ class RewardModel:
 
         Higher is better, and only differences mean something. One head has no deviations.
         """
-        read = [self._ids(row)[:max_length] for row in rows]
-        scores = torch.zeros(len(rows), self._model.config.num_labels)
-        for batch in batches([len(ids) for ids in read]):
-            width = max(len(read[index]) for index in batch)
-            pad = self._tokenizer.pad_token_id
-            ids = torch.tensor([read[i] + [pad] * (width - len(read[i])) for i in batch])
-            mask = torch.tensor([[1] * len(read[i]) + [0] * (width - len(read[i])) for i in batch])
-            logits = self._model(
-                input_ids=ids.to(self._device), attention_mask=mask.to(self._device)
-            ).logits
-            scores[batch] = logits.float().cpu()
+        read = [self._ids(row, max_length) for row in rows]
+        scores = torch.zeros(len(rows), self.model.config.num_labels)
+        for shared in passes(read, self._batch_tokens, shares=self.shares):
+            cache: Any = None
+            if shared.prefix:
+                prefix = [read[shared.batches[0][0]][: shared.prefix]]
+                cache = self.model(input_ids=self._padded(prefix), use_cache=True).past_key_values
+            for batch in shared.batches:
+                ids = self._padded([read[index][shared.prefix :] for index in batch])
+                past: Any = copy.deepcopy(cache)
+                for layer in past.layers if past is not None else ():
+                    # Views: its own `batch_repeat_interleave` would copy each token's for each row.
+                    layer.keys = layer.keys.expand(len(batch), -1, -1, -1)
+                    layer.values = layer.values.expand(len(batch), -1, -1, -1)
+                # No mask: padding is on the right, where no token of a causal model looks.
+                logits = self.model(
+                    input_ids=ids, past_key_values=past, use_cache=past is not None
+                ).logits
+                scores[batch] = logits.float().cpu()
         several = scores.shape[1] > 1
         return scores.mean(1).tolist(), scores.std(1, correction=0).tolist() if several else []
 
-    def _ids(self, row: dict[str, Any]) -> list[int]:
+    def _ids(self, row: dict[str, Any], max_length: int) -> list[int]:
+        """Its tokens up to the last one that is no padding: that one has the score."""
         turns = [*row["messages"], {"role": "assistant", "content": row["completion"]}]
         text = self._tokenizer.apply_chat_template(turns, tokenize=False)
-        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"][:max_length]
+        while len(ids) > 1 and ids[-1] == self._tokenizer.pad_token_id:
+            ids.pop()
+        return ids
+
+    def _padded(self, rows: Sequence[list[int]]) -> torch.Tensor:
+        width, pad = max(map(len, rows)), self._tokenizer.pad_token_id
+        ids = [row + [pad] * (width - len(row)) for row in rows]
+        return torch.tensor(ids, device=self._device)
+
+    @torch.inference_mode()
+    def _repeats_its_cache(self) -> bool:
+        """Whether what a prefix leaves behind is keys and values of every token, and no state."""
+        one = self._padded([[self._tokenizer.pad_token_id]])
+        cache = self.model(input_ids=one, use_cache=True).get("past_key_values")
+        return isinstance(cache, DynamicCache) and all(
+            type(layer) is DynamicLayer for layer in cache.layers
+        )
 
 
 def heads_of(adapter: str) -> int:
@@ -75,17 +111,6 @@ def heads_of(adapter: str) -> int:
     with safe_open(Path(adapter) / "adapter_model.safetensors", framework="pt") as file:
         name = next(name for name in file.keys() if name.endswith("score.weight"))  # noqa: SIM118
         return int(file.get_slice(name).get_shape()[0])
-
-
-def batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices in batches, shortest first, that stay small once padded."""
-    found: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        size = len(found[-1]) + 1 if found else 0
-        if not size or size > BATCH_ROWS or size * lengths[index] > BATCH_TOKENS:
-            found.append([])
-        found[-1].append(index)
-    return found
 
 
 def main() -> None:

@@ -155,6 +155,8 @@ def test_several_heads_agree_with_the_pairs_and_say_how_unsure_they_are(
     found = methods["heads"]
     assert found["figures"]["agreed"] == found["figures"]["tested"]
     assert found["heads"] == 3
+    assert found["shares"]
+    assert [prefix > 0 for prefix in found["shared"]] == [True], "one conversation, read once"
     assert found["apart"] < 1e-4, "evaluation and scorer read the same score"
     assert found["least_uncertainty"] > 0
     assert found["figures"]["disagreement_right"] > 0

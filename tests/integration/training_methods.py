@@ -24,13 +24,14 @@ from typing import Any
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from peft import PeftModel, get_peft_model
+from peft import get_peft_model
 from safetensors.torch import load_file
 from torch.nn.modules.module import register_module_forward_hook
 from training_tiny_model import main as make_model
 from transformers import Trainer
 
-from services.inference.scoring import RewardModel
+from services.inference.scoring import CPU_BATCH_TOKENS, RewardModel
+from services.inference.scoring_passes import passes
 from services.training.evaluation import EvaluationSettings
 from services.training.trainers import (
     arguments,
@@ -298,13 +299,22 @@ def several_heads(folder: Path, parent: Path, pairs: Sequence[dict[str, Any]]) -
         figures = reward.fit(asked, pairs, pairs, folder / "heads", "reward", job.Progress(folder))
     adapter = folder / "heads/adapter"
     tokenizer = load_tokenizer(asked.base)
-    read = [reward.judged_ids(asked, tokenizer, pair, pair["chosen"]) for pair in pairs]
+    rows: list[dict[str, Any]] = [
+        {"messages": one["messages"], "completion": one["chosen"]} for one in pairs
+    ]
+    before = [
+        turn
+        for row in rows[:4]
+        for turn in (*row["messages"], {"role": "assistant", "content": row["completion"]})
+    ]
+    after: list[dict[str, Any]] = [row | {"messages": [*before, *row["messages"]]} for row in rows]
+    read = [reward.judged_ids(asked, tokenizer, row, row["completion"]) for row in (*rows, *after)]
     evaluated = reward.score(
         reward.load_scorer(asked, tokenizer, adapter), tokenizer, read, lambda _: None
     )
-    rows = [{"messages": one["messages"], "completion": one["chosen"]} for one in pairs]
     scorer = RewardModel(asked.base, "main", str(adapter))
     served, uncertainties = scorer.score(rows, three.max_length)
+    conversation, _ = scorer.score(after, three.max_length)
     return weights | {
         "figures": figures,
         "heads": reward.heads_of(adapter),
@@ -312,7 +322,11 @@ def several_heads(folder: Path, parent: Path, pairs: Sequence[dict[str, Any]]) -
             "batch": forward_passes(scorer, [rows], three.max_length),
             "single": forward_passes(scorer, [[row] for row in rows], three.max_length),
         },
-        "apart": max(abs(one - other) for one, other in zip(evaluated, served, strict=True)),
+        "shared": [one.prefix for one in passes(read[len(rows) :], CPU_BATCH_TOKENS)],
+        "shares": scorer.shares,
+        "apart": max(
+            abs(one - other) for one, other in zip(evaluated, (*served, *conversation), strict=True)
+        ),
         "least_uncertainty": min(uncertainties),
     }
 
@@ -323,7 +337,7 @@ def forward_passes(
     """Forward passes of the reward model for some requests to score answers."""
     passed: list[str] = []
     counting = register_module_forward_hook(
-        lambda module, *_: passed.append("") if isinstance(module, PeftModel) else None
+        lambda module, *_: passed.append("") if module is scorer.model else None
     )
     try:
         for rows in requests:
