@@ -62,6 +62,12 @@ def contained_uri(uri: str, roots: Iterable[str]) -> str:
     raise OutsideRoot(f"{uri!r}: lies below none of the allowed roots ({', '.join(allowed)})")
 
 
+def local_folder(uri: str) -> Path | None:
+    """The folder that a root names: a path, `file://` or `local://`; none for stores elsewhere."""
+    scheme, path = _split(uri)
+    return Path(path) if path and scheme in LOCAL_SCHEMES and "::" not in uri else None
+
+
 def _split(uri: str) -> tuple[str, str]:
     """Scheme, `file` for a path, and what follows it."""
     scheme, separator, rest = uri.partition("://")

@@ -31,6 +31,7 @@ from shared.kafka.deadletters import DeadLetters
 from shared.kafka.encrypted_log import EncryptingLog, issuer_of
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection, KafkaCredentialsUnreadable
+from shared.observability.disk import watch_disk
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.observability.trace_export import spans_of
@@ -64,6 +65,7 @@ async def run(
     """Serve until a signal. All of the worker's writes go `through` what is made of its writer."""
     clock = clock or SystemClock()
     metrics = AggregatorMetrics()
+    watch_disk(metrics.registry, settings)
     stall_guard = StallGuard(
         settings.session_timeout_s / 2,
         on_stall=lambda stalled_s: die(f"the loop stood still for {stalled_s:.1f} s"),

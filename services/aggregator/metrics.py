@@ -6,11 +6,9 @@ that a crash could take back is never shown.
 
 from __future__ import annotations
 
-import shutil
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from pathlib import Path
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -290,25 +288,7 @@ class AggregatorMetrics:
             "Rows and their indexes on disk.",
             registry=self.registry,
         )
-        self._volume_free = Gauge(
-            "ratchet_aggregator_volume_free_bytes",
-            "Room left on the volume of the rows.",
-            registry=self.registry,
-        )
-        self._volume_size = Gauge(
-            "ratchet_aggregator_volume_size_bytes",
-            "Room that the volume of the rows can have: without what its file system reserves.",
-            registry=self.registry,
-        )
 
-    def watch_state(self, path: Path, disk_bytes: Callable[[], int]) -> None:
-        """Measure the rows in a directory, and its volume, at each scrape."""
+    def watch_state(self, disk_bytes: Callable[[], int]) -> None:
+        """Measure the rows on disk at each scrape."""
         self._state_bytes.set_function(disk_bytes)
-        self._volume_free.set_function(lambda: shutil.disk_usage(path).free)
-        self._volume_size.set_function(lambda: _usable_bytes(path))
-
-
-def _usable_bytes(path: Path) -> int:
-    """What a volume holds and can hold; `total` has what only root may use, too."""
-    usage = shutil.disk_usage(path)
-    return usage.used + usage.free

@@ -115,7 +115,7 @@ class Worker:
             settings.data_dir / "aggregator" / settings.app_id,
             cache_bytes=settings.state_cache_mib * MIB,
         )
-        metrics.watch_state(self._database.path, self._database.disk_bytes)
+        metrics.watch_state(self._database.disk_bytes)
 
     async def start(self) -> None:
         """Join the group and begin. Topics must exist."""

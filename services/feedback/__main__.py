@@ -47,6 +47,7 @@ from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.keys import KeyRing
 from shared.media_store import MediaStore
+from shared.observability.disk import watch_disk
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.observability.trace_export import spans_of
@@ -69,6 +70,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
     stop = stop_on_signals()
     registry = CollectorRegistry()
     metrics = FeedbackMetrics(registry)
+    watch_disk(registry, settings)
     clock = SystemClock()
     spans = spans_of("feedback")
     detector = detector_of(settings, registry)

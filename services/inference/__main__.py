@@ -48,6 +48,7 @@ from shared.kafka.envelope import models_by_type
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.keys import KeyRing
+from shared.observability.disk import watch_disk
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.observability.trace_export import spans_of, traces_url
@@ -120,6 +121,7 @@ async def run(settings: InferenceSettings) -> None:
     stop = stop_on_signals(hurry)
     registry = CollectorRegistry()
     metrics = InferenceMetrics(registry)
+    watch_disk(registry, settings)
     clock = SystemClock()
     exported = spans_of("inference")
     spans = GenerationSpans(exported, clock)

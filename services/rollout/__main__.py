@@ -42,6 +42,7 @@ from shared.kafka.encrypted_log import encrypting
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.keys import KeyRing
+from shared.observability.disk import watch_disk
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.observability.trace_export import spans_of
@@ -66,6 +67,7 @@ async def run(settings: RolloutSettings) -> None:
     clock = SystemClock()
     registry = CollectorRegistry()
     metrics = RolloutMetrics(registry)
+    watch_disk(registry, settings)
     brokers = KafkaLog(
         KafkaConnection.of(settings),
         source=SOURCE,

@@ -64,6 +64,7 @@ from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.keys import KeyRing
 from shared.media_store import MediaStore
+from shared.observability.disk import Directory, watch_disk
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.observability.trace_export import spans_of
@@ -134,6 +135,7 @@ async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterR
     series = SeriesLifecycle(metrics, clock, grace_s=settings.series_grace_s)
     registry = CollectorRegistry()
     registry.register(metrics)
+    watch_disk(registry, settings, {Directory.media: settings.media_uri})
     brokers = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="router")
     event_log = encrypting(brokers, settings, source=SOURCE, registry=registry)
     detector = detector_of(settings, registry)

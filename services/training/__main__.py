@@ -34,6 +34,7 @@ from shared.kafka.lease import KafkaLease
 from shared.kafka.log import EventLog
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
+from shared.observability.disk import Directory, watch_disk
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.observability.trace_export import spans_of
@@ -55,6 +56,11 @@ async def run(settings: TrainingSettings) -> None:
     stop = stop_on_signals()
     clock, registry = SystemClock(), CollectorRegistry()
     metrics = TrainingMetrics(registry)
+    stores = {
+        Directory.datasets: settings.datasets_uri,
+        Directory.adapters: settings.adapters_uri,
+    }
+    watch_disk(registry, settings, stores)
     spans = spans_of("training")
     connection = KafkaConnection.of(settings)
     brokers = KafkaLog(connection, source=SOURCE, client_id="ratchet-training")

@@ -94,6 +94,12 @@ SHARES: dict[str, tuple[str, str, bool, tuple[float, float]]] = {
         False,
         (0, 1),
     ),
+    "kafka: Room left on disks": (
+        'ratchet_disk_free_bytes{job="router",directory="data"}',
+        'ratchet_disk_size_bytes{job="router",directory="data"}',
+        False,
+        (0, 1),
+    ),
     "rollout: Satisfaction by arm, 1 to 5": (
         f"ratchet_satisfaction_sum_total{{{SCORES}}}",
         f"ratchet_satisfaction_count_total{{{SCORES}}}",

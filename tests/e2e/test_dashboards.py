@@ -98,6 +98,8 @@ def test_the_doctor_finds_nothing_wrong_or_missing(busy: Stack) -> None:
     looked_at = {one["what"] for one in findings}
     assert {"kafka", "topics", "redis", "prometheus", "scrapes", "alerts", "inference"} <= looked_at
     assert "lag of ratchet.aggregator" in looked_at
+    (disks,) = (one["detail"] for one in findings if one["what"] == "disk")
+    assert disks.startswith("aggregator, feedback, inference, intake, rollout, router, training: ")
 
 
 @pytest.mark.timeout(900)

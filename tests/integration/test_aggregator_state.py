@@ -89,7 +89,7 @@ async def test_a_restart_reads_the_tail_and_a_lost_or_damaged_directory_the_whol
         assert restored(worker) >= COUNT
         assert '"state.emptied"' in worker.log_path.read_text()
         sizes = await worker.metrics()
-        assert total(sizes["ratchet_aggregator_volume_size_bytes"]) > total(
+        assert total(sizes["ratchet_disk_size_bytes"]) > total(
             sizes["ratchet_aggregator_state_bytes"]
         )
     finally:

@@ -16,7 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from deploy.local.ports import free_ports
-from services.cli.doctor import DETECTOR_SAMPLE, detector_finding
+from services.cli.doctor_services import DETECTOR_SAMPLE, detector_finding
 from services.router.interactions import event_json
 from shared.contracts.events.base import utc
 from shared.contracts.events.interactions import InteractionRecorded

@@ -174,10 +174,9 @@ KAFKA = (
     ),
     panel(
         "Rows held by the aggregator",
-        "By worker, on disk; the room left on its volume beside it.",
+        "By worker, on disk.",
         "bytes",
         ("ratchet_aggregator_state_bytes", "rows {{instance}}"),
-        ("ratchet_aggregator_volume_free_bytes", "free {{instance}}"),
         ("sum(max by (partition) (ratchet_aggregator_row_bytes))", "traces, uncompressed"),
     ),
     panel(
@@ -215,6 +214,16 @@ KAFKA = (
         "From a checked event to the brokers' acknowledgement.",
         "s",
         (quantile(0.99, "ratchet_ingestion_publish_duration_seconds", "outcome"), "{{outcome}}"),
+    ),
+    panel(
+        "Room left on disks",
+        "Share of a directory's volume, of the replica that has least; the alert is below 15 %.",
+        "percentunit",
+        (
+            "min by (job, directory) (ratchet_disk_free_bytes / (ratchet_disk_size_bytes > 0))",
+            "{{job}} {{directory}}",
+        ),
+        target=0.15,
     ),
 )
 

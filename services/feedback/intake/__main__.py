@@ -34,6 +34,7 @@ from shared.kafka.deadletters import DeadLetters
 from shared.kafka.encrypted_log import encrypting
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
+from shared.observability.disk import watch_disk
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.observability.trace_export import spans_of
@@ -61,6 +62,7 @@ async def run(settings: IntakeSettings) -> None:
     detector = detector_of(settings, registry)
     redact = Redaction(detector)
     metrics = FeedbackMetrics(registry)
+    watch_disk(registry, settings)
     brokers = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-intake")
     log = encrypting(brokers, settings, source=SOURCE, registry=registry)
     breaker = CircuitBreaker(max_waiting=settings.max_waiting)

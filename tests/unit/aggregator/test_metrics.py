@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-from types import SimpleNamespace
-
-import pytest
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.exposition import generate_latest
 
-from services.aggregator.metrics import AGE_BUCKETS_S, AggregatorMetrics, EventAges
+from services.aggregator.metrics import AGE_BUCKETS_S, EventAges
 
 NOW = 1_000_000.0
 AGES = {"a": [0.0, 0.1, 0.11, 3.0, 59.9, 100_000.0, -5.0], "b": [1.0]}
@@ -38,15 +33,3 @@ def test_ages_of_batches_are_exposed_as_a_histogram() -> None:
         for age_s in found:
             histogram.labels(topic).observe(max(0.0, NOW - (NOW - age_s)))
     assert exposed(ours) == exposed(theirs)
-
-
-def test_the_size_of_the_volume_is_without_what_is_reserved_for_root(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    usage = SimpleNamespace(total=250, used=54, free=38)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    metrics = AggregatorMetrics()
-    metrics.watch_state(tmp_path, lambda: 1)
-    for what, told in (("size", 92), ("free", 38)):
-        name = f"ratchet_aggregator_volume_{what}_bytes"
-        assert metrics.registry.get_sample_value(name) == told

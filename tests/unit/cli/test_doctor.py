@@ -8,22 +8,24 @@ from types import SimpleNamespace
 
 import pytest
 
-from services.cli import doctor
-from services.cli.doctor import (
-    alert_findings,
-    clock_findings,
-    disk_findings,
-    engine_findings,
+from services.cli.doctor_kafka import (
     groups_of_bases,
     key_findings,
     lag_findings,
-    rule_findings,
-    scrape_findings,
-    service_finding,
     topic_findings,
 )
+from services.cli.doctor_prometheus import (
+    MAX_ALERTS,
+    RULE,
+    alert_findings,
+    clock_findings,
+    disk_findings,
+    rule_findings,
+    scrape_findings,
+)
+from services.cli.doctor_services import detector_finding, engine_findings, service_finding
 from services.cli.errors import Exit
-from services.cli.prometheus import Alert
+from services.cli.prometheus import Alert, Sample
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
 from shared.kafka.topics import TopicReport
 from tests.support.command import ratchet_here
@@ -49,9 +51,9 @@ def test_alerts_that_fire_are_named_with_their_runbooks() -> None:
         ("look", "RatchetDown fires: gone", "http://r#down"),
         ("look", "RatchetLate fires: 2 behind", "docs/runbooks.md, section RatchetLate"),
     ]
-    many = [Alert(f"Ratchet{number:03}", "", "") for number in range(doctor.MAX_ALERTS + 3)]
+    many = [Alert(f"Ratchet{number:03}", "", "") for number in range(MAX_ALERTS + 3)]
     found = alert_findings(many)
-    assert (len(found), found[-1].detail) == (doctor.MAX_ALERTS + 1, "3 more fire")
+    assert (len(found), found[-1].detail) == (MAX_ALERTS + 1, "3 more fire")
     assert alert_findings([]) == []
 
 
@@ -116,16 +118,29 @@ def test_scrapes_must_be_young_for_the_judge(ages: list[float], state: str) -> N
     assert [one.state for one in scrape_findings(ages)] == [state]
 
 
-@pytest.mark.parametrize(
-    ("free", "states"),
-    [({}, []), ({"a": 0.5, "b": 0.15}, ["ok"]), ({"a": 0.5, "b": 0.14, "c": 0.0}, ["wrong"] * 2)],
-)
-def test_a_volume_that_fills_up_is_named(free: dict[str, float], states: list[str]) -> None:
-    assert [one.state for one in disk_findings(free)] == states
+def room(job: str, directory: str, share: float) -> Sample:
+    return Sample({"job": job, "instance": f"{job}:1", "directory": directory}, share)
+
+
+def test_a_volume_that_fills_up_is_named_whichever_service_has_it() -> None:
+    enough = [room("aggregator", "data", 0.15), room("router", "data", 0.5)]
+    (fine,) = disk_findings(enough)
+    assert fine.state == "ok"
+    assert fine.detail == (
+        "aggregator, router: all have room; least has aggregator at aggregator:1, data, 15%"
+    )
+    full = [room("training", "temporary", 0.149), room("feedback", "data", 0.0)]
+    assert [(one.state, one.detail) for one in disk_findings([*enough, *full])] == [
+        ("wrong", "feedback at feedback:1, data has 0.0% left"),
+        ("wrong", "training at training:1, temporary has 14.9% left"),
+    ]
+    (unknown,) = disk_findings([])
+    assert unknown.state == "look"
+    assert unknown.remedy
 
 
 def test_the_rule_it_looks_for_exists() -> None:
-    assert rule_findings({doctor.RULE})[0].state == "ok"
+    assert rule_findings({RULE})[0].state == "ok"
     assert rule_findings({"other"})[0].state == "look"
 
 
@@ -168,9 +183,9 @@ def test_nothing_runs_and_everything_is_named_with_a_remedy(
 
 def test_a_detector_is_asked_for_what_it_must_find() -> None:
     name = {"entity_type": "PERSON", "start": 0, "end": 11, "score": 0.85}
-    assert doctor.detector_finding("en", 200, json.dumps([[name]])).state == "ok"
-    assert doctor.detector_finding("en", 200, "[[]]").state == "look"
+    assert detector_finding("en", 200, json.dumps([[name]])).state == "ok"
+    assert detector_finding("en", 200, "[[]]").state == "look"
     for status, text in ((0, "refused"), (500, "no language"), (200, "<html>"), (200, "[]")):
-        found = doctor.detector_finding("de", status, text)
+        found = detector_finding("de", status, text)
         assert (found.what, found.state) == ("detector, de", "wrong")
         assert "RATCHET_DETECTOR_URL" in found.remedy
