@@ -83,7 +83,8 @@ manifests: setup ## plain Kubernetes manifests from the Helm chart
 
 chart-test: setup ## the Helm chart with every set of values, and the kustomize overlays, each object checked by its schema
 	@$(PYTHON_BIN) -m pytest -n auto tests/contract/test_chart.py tests/contract/test_chart_sets.py \
-	  tests/contract/test_chart_access.py tests/contract/test_chart_next_base.py tests/contract/test_kustomize.py $(ARGS)
+	  tests/contract/test_chart_access.py tests/contract/test_chart_next_base.py \
+	  tests/contract/test_chart_types.py tests/contract/test_kustomize.py $(ARGS)
 
 contracts: setup ## JSON Schemas and AsyncAPI from the event models, and the chart's topics and users
 	@$(PYTHON_BIN) -m shared.contracts.generate
