@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from services.training.jobs import FINAL
+from services.training.outcome import JobOutcome
 from services.training.plans import WeekProgress
+from services.training.trainers.job import Stage
 from shared.contracts.events.training import TrainingMethod
+
+CANDIDATE_FIGURES: tuple[str, ...] = ("kl", "kl_first", "length_ratio", "win_rate", "data_on_policy_share")
 
 
 class TrainingMetrics:
@@ -19,6 +24,37 @@ class TrainingMetrics:
             "ratchet_training_run_progress_ratio",
             "How far the present run of a method is; 0 while none runs.",
             ("method",),
+            registry=registry,
+        )
+        self.stage_seconds = Counter(
+            "ratchet_training_stage_seconds_total",
+            "Time in the stages of jobs, by stage: between the steps that it tells of.",
+            ("stage",),
+            registry=registry,
+        )
+        self.stage_left = Gauge(
+            "ratchet_training_stage_left_seconds",
+            "About how long the present stage still takes, by its pace; 0 where none runs, or has no "
+            "pace yet.",
+            registry=registry,
+        )
+        self.attempt = Gauge(
+            "ratchet_training_attempt",
+            "Which attempt the present job makes, from 1; 0 while none runs.",
+            registry=registry,
+        )
+        self.checks_failed = Counter(
+            "ratchet_training_checks_failed_total",
+            "Checks of the release gate that refused a job's candidate, by check.",
+            ("check",),
+            registry=registry,
+        )
+        self.candidate = Gauge(
+            "ratchet_training_candidate_figure",
+            "Figures of the candidate of the last job that made one: kl (to the parent, nats a token), "
+            "kl_first (to the chain's first version), length_ratio (to the parent), win_rate, "
+            "data_on_policy_share.",
+            ("model", "figure"),
             registry=registry,
         )
         self.runs = Counter(
@@ -111,6 +147,8 @@ class TrainingMetrics:
         )
         for result in ("logged", "failed"):
             self.tracked.labels(result)
+        for stage in get_args(Stage):
+            self.stage_seconds.labels(stage)
         for method in TrainingMethod:
             self.progress.labels(method.value)
             for phase in FINAL:
@@ -132,6 +170,30 @@ class TrainingMetrics:
                 self.reward.remove_by_labels({"model": model, "figure": figure})
             else:
                 self.reward.labels(model, figure).set(value)
+
+    def no_job(self, method: str) -> None:
+        """Take back what is told of the present job: none runs any more."""
+        self.progress.labels(method).set(0)
+        self.stage_left.set(0)
+        self.attempt.set(0)
+
+    def note_outcome(self, model: str, outcome: JobOutcome) -> None:
+        """Count the checks that refused a candidate, and export its figures in place of the last one's.
+
+        A job that made no candidate leaves the last one's figures.
+        """
+        figures = outcome.metrics or {}
+        self.note_judge(model, figures)
+        for check in outcome.checks:
+            if not check.passed:
+                self.checks_failed.labels(check.name).inc()
+        if not figures.keys() & set(CANDIDATE_FIGURES):
+            return
+        for figure in CANDIDATE_FIGURES:
+            if figure in figures:
+                self.candidate.labels(model, figure).set(figures[figure])
+            else:
+                self.candidate.remove_by_labels({"model": model, "figure": figure})
 
     def note_judge(self, model: str, figures: Mapping[str, float]) -> None:
         """Count a job by what judged its last candidate; one without a judge does not count."""

@@ -71,6 +71,7 @@ class ProgressReporter:
         """`attempts` are the most that the job may have."""
         self._log = event_log
         self._clock = clock
+        self._metrics = metrics
         self._gauge = metrics.progress.labels(job.method.value)
         self._job = job
         self._said_at = 0.0
@@ -79,6 +80,7 @@ class ProgressReporter:
         self._sent = 0
         self._attempts = attempts
         self._first: tuple[StageProgress, float] | None = None
+        self._last: tuple[str, float] | None = None
         self.attempt = 1
 
     async def enter(self, phase: RunPhase, progress: float, message: str = "") -> None:
@@ -95,6 +97,7 @@ class ProgressReporter:
         Rows that are prepared and models that are loaded are no step: they are told of, and the job
         gets no further by them.
         """
+        self._note_time(step)
         left = self._time_left(step)
         done = 0.0 if step.preparing else min(1.0, step.done / max(1, step.total))
         first, last = _SHARES.get(step.stage, FITTED)
@@ -135,12 +138,20 @@ class ProgressReporter:
         await self._log.publish(
             TRAINING_RUNS, key=self._job.job_id, event=event, event_id=f"{self._job.job_id}:end"
         )
-        self._gauge.set(0)
+        self._metrics.no_job(self._job.method.value)
 
     @property
     def _attempt(self) -> str:
         """Which attempt it is, for people; empty where there can be one alone."""
         return f"attempt {self.attempt} of at most {self._attempts}: " if self._attempts > 1 else ""
+
+    def _note_time(self, step: StageProgress) -> None:
+        """Count the time since the stage's step before; what lies between two stages is of neither."""
+        now = self._clock.monotonic()
+        if self._last is not None and self._last[0] == step.stage:
+            self._metrics.stage_seconds.labels(step.stage).inc(now - self._last[1])
+        self._last = step.stage, now
+        self._metrics.attempt.set(self.attempt)
 
     def _time_left(self, step: StageProgress) -> str:
         """About how long the stage still takes, by its pace so far; empty at its first step.
@@ -156,10 +167,12 @@ class ProgressReporter:
         )
         if not same or step.done <= first.done:
             self._first = step, now
+            self._metrics.stage_left.set(0)
             return ""
         if not step.total:
             return ""
         left_s = (now - since) / (step.done - first.done) * max(0, step.total - step.done)
+        self._metrics.stage_left.set(left_s)
         about = f"{left_s:.0f} s" if left_s < 2 * MINUTE_S else f"{left_s / MINUTE_S:.0f} min"
         return f", about {about} left"
 

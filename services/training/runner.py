@@ -225,7 +225,7 @@ class Runner:
 
     async def _ended(self, job: TrainingRequested, outcome: JobOutcome) -> None:
         self._metrics.runs.labels(job.method.value, outcome.phase.value).inc()
-        self._metrics.note_judge(job.model, outcome.metrics or {})
+        self._metrics.note_outcome(job.model, outcome)
         self._spans.ended(job, outcome)
         log.info(
             "job.ended",

@@ -141,7 +141,7 @@ class TrainingWorker:
         log.info("job.begins", job_id=job.job_id, method=job.method.value, actor=job.actor)
         if not await self._run(job):
             log.warning("job.left", job_id=job.job_id, why="another replica has the lease")
-            self._metrics.progress.labels(job.method.value).set(0)
+            self._metrics.no_job(job.method.value)
             return
         self._queue.note(job.job_id)
         self._scheduler.look_again()

@@ -94,6 +94,12 @@ SHARES: dict[str, tuple[str, str, bool, tuple[float, float]]] = {
         False,
         (0, 1),
     ),
+    "training: Room left on training's disks": (
+        'ratchet_disk_free_bytes{job="training",directory="data"}',
+        'ratchet_disk_size_bytes{job="training",directory="data"}',
+        False,
+        (0, 1),
+    ),
     "kafka: Room left on disks": (
         'ratchet_disk_free_bytes{job="router",directory="data"}',
         'ratchet_disk_size_bytes{job="router",directory="data"}',
@@ -205,7 +211,9 @@ def test_a_ratio_shows_0_and_1_and_is_absent_without_data(tmp_path: Path) -> Non
         "rule_files": [str(RULES_FILE)],
         "evaluation_interval": "1m",
         "tests": [
-            _ratio_case(name, case) for name in SHARES for case in ("nothing", "none", "all")
+            _ratio_case(name, case)
+            for name in SHARES
+            for case in ("absent", "nothing", "none", "all")
         ],
     }
     path = tmp_path / "ratio.yml"
@@ -213,13 +221,55 @@ def test_a_ratio_shows_0_and_1_and_is_absent_without_data(tmp_path: Path) -> Non
     assert "SUCCESS" in promtool("test", "rules", str(path))
 
 
+def test_a_share_that_a_service_tells_shows_0_and_1_and_is_absent_without_it(
+    tmp_path: Path,
+) -> None:
+    told = {
+        f"{board}: {panel.title}": (query, named)
+        for board, (_, panels) in BOARDS.items()
+        for panel in panels
+        for query, _ in panel.queries
+        if panel.unit == "percentunit" and "/" not in query and (named := _gauge(query))
+    }
+    assert {"loop: Weight of rollouts", "training: Reward model: accuracy"} <= told.keys()
+    cases = [
+        {
+            "name": f"{name}, {shown}",
+            "interval": "1m",
+            "input_series": [{"series": series, "values": f"{value}x10"} for value in shown],
+            "promql_expr_test": [
+                {
+                    "expr": f"sum({query})",
+                    "eval_time": "8m",
+                    "exp_samples": [{"labels": "{}", "value": value} for value in shown],
+                }
+            ],
+        }
+        for name, (query, series) in told.items()
+        for shown in ([], [0], [1])
+    ]
+    path = tmp_path / "shares.yml"
+    test = {"rule_files": [str(RULES_FILE)], "evaluation_interval": "1m", "tests": cases}
+    path.write_text(yaml.safe_dump(test))
+    assert "SUCCESS" in promtool("test", "rules", str(path))
+
+
+def _gauge(query: str) -> str:
+    """A series that a query takes a gauge of; empty where it takes a recording rule's, a ratio."""
+    (name, selector) = re.findall(r"(ratchet[a-z_:]+)(?:\{([^}]*)\})?", query)[0]
+    chosen = re.sub(r'=~"([^|"]+)[^"]*"', r'="\1"', selector)
+    return "" if ":" in name else f"{name}{{{chosen}}}"
+
+
 def _ratio_case(name: str, case: str) -> dict[str, Any]:
     part, whole, by_rate, (at_none, at_all) = SHARES[name]
-    per_minute = {"nothing": (0, 0), "none": (0, 60), "all": (60, 60)}[case]
-    shown = {"nothing": [], "none": [at_none], "all": [at_all]}[case]
+    per_minute = {"absent": (0, 0), "nothing": (0, 0), "none": (0, 60), "all": (60, 60)}[case]
+    shown = {"none": [at_none], "all": [at_all]}.get(case, [])
     values = [f"0+{n}x10" if by_rate else f"{n}x10" for n in per_minute]
     series = [
-        {"series": one, "values": given} for one, given in zip((part, whole), values, strict=True)
+        {"series": one, "values": given}
+        for one, given in zip((part, whole), values, strict=True)
+        if case != "absent"
     ]
     query = EXPRESSIONS[name].replace("$__rate_interval", "5m")
     # Labels are the other tests' matter: a sum leaves the value alone, and none of nothing.

@@ -6,16 +6,23 @@ import json
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry, start_http_server
 
 from deploy.k8s.monitoring.boards import BOARDS
 from deploy.k8s.monitoring.generate import dashboard
 from deploy.local.stack import Stack
+from services.training.metrics import CANDIDATE_FIGURES, TrainingMetrics
+from services.training.outcome import JobOutcome
+from services.training.plans import WeekProgress
+from shared.contracts.events.training import RunPhase
+from shared.contracts.events.versions import GateCheck
 from tests.e2e.traffic import send_traffic
 from tests.e2e.versions import register_version
 from tests.support.command import ratchet
@@ -40,6 +47,30 @@ def result(prometheus: str, query: str) -> list[dict[str, Any]]:
         return json.load(answer)["data"]["result"]
 
 
+@contextmanager
+def trained(stack: Stack) -> Iterator[None]:
+    """What training tells of once it has trained, which this stack does not do, in its metrics."""
+    registry = CollectorRegistry()
+    metrics = TrainingMetrics(registry)
+    check = GateCheck(name="kl", passed=False, value=0.3, limit=0.1, detail="")
+    figures = dict.fromkeys(CANDIDATE_FIGURES, 0.5)
+    outcome = JobOutcome(RunPhase.rejected, "kl", metrics=figures, checks=(check,))
+    metrics.note_outcome("assistant", outcome)
+    measures = ("accuracy", "predecessor_accuracy", "fresh_accuracy", "calibration_error")
+    metrics.show_reward_figures("assistant", dict.fromkeys(measures, 0.5))
+    metrics.reward_drift.labels("assistant", "length").set(0.1)
+    metrics.show_week("assistant", WeekProgress(date(2026, 11, 23), 1, 2, timedelta(hours=1)))
+    server, thread = start_http_server(0, "127.0.0.1", registry)
+    stack.scrape("trained", [f"127.0.0.1:{server.server_port}"])
+    try:
+        yield
+    finally:
+        stack.scrape("trained", [])
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
+
+
 @pytest.fixture(scope="module")
 def busy(serving: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack with traffic, feedback and a rollout under way, which is over afterwards."""
@@ -55,7 +86,8 @@ def busy(serving: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     )
     assert started.status == 0, started.out + started.err
     send_traffic(serving, seconds=45)
-    yield serving
+    with trained(serving):
+        yield serving
     ratchet("rollout", "abort", "--reason", "the dashboards were looked at", env=env)
 
     def over() -> bool:

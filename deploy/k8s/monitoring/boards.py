@@ -1,4 +1,4 @@
-"""The dashboards; those of single services are in `service_boards`.
+"""The dashboards; those of single services are in `service_boards` and `training_board`.
 
 Every query is run by a test against the Prometheus of a running stack. A figure that two replicas
 export in turn (partitions, rollouts) is taken once, by `max by`.
@@ -15,7 +15,8 @@ from deploy.k8s.monitoring.panels import (
     per_second,
     quantile,
 )
-from deploy.k8s.monitoring.service_boards import INFERENCE, KAFKA, ROUTER, TRAINING
+from deploy.k8s.monitoring.service_boards import INFERENCE, KAFKA, ROUTER
+from deploy.k8s.monitoring.training_board import TRAINING
 
 
 def quality(title: str, figure: str, about: str, target: float) -> Panel:

@@ -226,30 +226,3 @@ KAFKA = (
         target=0.15,
     ),
 )
-
-TRAINING = (
-    panel(
-        "Progress",
-        "Of the present run, by method.",
-        "percentunit",
-        ("max by (method) (ratchet_training_run_progress_ratio)", "{{method}}"),
-    ),
-    panel(
-        "Jobs waiting",
-        "Jobs that have not ended.",
-        "short",
-        ("max(ratchet_training_jobs_waiting)", "jobs"),
-    ),
-    panel(
-        "Runs ended",
-        "By method and outcome, since the service's start.",
-        "short",
-        ("sum by (method, outcome) (ratchet_training_runs_total)", "{{method}} {{outcome}}"),
-    ),
-    panel(
-        "Rows missing for the next training",
-        "By kind; it begins by itself at 0.",
-        "short",
-        ("max by (model, kind) (ratchet_training_missing_rows)", "{{model}} {{kind}}"),
-    ),
-)

@@ -8,6 +8,7 @@ from services.training.outcome import JobOutcome
 from services.training.progress import ProgressReporter
 from services.training.trainers.job import StageProgress
 from shared.contracts.events.training import RunPhase, TrainingProgress
+from shared.contracts.events.versions import GateCheck
 from shared.contracts.topics import TRAINING_RUNS
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
@@ -131,3 +132,48 @@ async def test_a_lost_step_does_not_stop_the_job() -> None:
     await reporter.enter(RunPhase.gating, 0.9, "x" * 9000)
     assert [event.phase for event in said(log)] == [RunPhase.gating]
     assert len(said(log)[0].message) == 2000
+
+
+async def test_time_by_stage_time_left_and_the_attempt_are_told() -> None:
+    clock, registry = ManualClock(), CollectorRegistry()
+    log = MemoryLog(clock=clock)
+    reporter = ProgressReporter(log, clock, TrainingMetrics(registry), request(), attempts=2)
+    reporter.attempt = 2
+    for stage in ("dpo", "evaluate"):
+        for step in range(3):
+            clock.advance(4)
+            await reporter.step(StageProgress(stage=stage, done=step, total=10))
+
+    def told(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"ratchet_training_{name}", labels)
+
+    assert told("stage_seconds_total", stage="dpo") == 8
+    assert told("stage_seconds_total", stage="evaluate") == 8
+    assert told("stage_seconds_total", stage="reward") == 0
+    assert (told("stage_left_seconds"), told("attempt")) == (32, 2)
+    await reporter.finish(JobOutcome(RunPhase.failed, "away"))
+    assert (told("stage_left_seconds"), told("attempt")) == (0, 0)
+
+
+def test_a_refused_candidate_tells_its_figures_and_the_checks_that_failed() -> None:
+    registry = CollectorRegistry()
+    metrics = TrainingMetrics(registry)
+
+    def told(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"ratchet_training_{name}", labels)
+
+    failed = GateCheck(name="kl", passed=False, value=0.3, limit=0.1, detail="")
+    passed = GateCheck(name="stop", passed=True, value=0.9, limit=0.8, detail="")
+    figures = {"kl": 0.3, "length_ratio": 1.2, "candidate_stop": 0.9}
+    outcome = JobOutcome(RunPhase.rejected, "", metrics=figures, checks=(failed, passed))
+    metrics.note_outcome("m", outcome)
+    assert told("checks_failed_total", check="kl") == 1
+    assert told("checks_failed_total", check="stop") is None
+    assert told("candidate_figure", model="m", figure="kl") == 0.3
+    assert told("candidate_figure", model="m", figure="candidate_stop") is None
+
+    metrics.note_outcome("m", JobOutcome(RunPhase.failed, "away"))
+    assert told("candidate_figure", model="m", figure="length_ratio") == 1.2
+    metrics.note_outcome("m", JobOutcome(RunPhase.succeeded, "", metrics={"kl": 0.0}))
+    assert told("candidate_figure", model="m", figure="kl") == 0
+    assert told("candidate_figure", model="m", figure="length_ratio") is None
