@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -146,6 +147,20 @@ class Consumption:
                 expected = state.expects(topic)
                 if expected not in waiting.get((topic, partition), ()):
                     yield SourcePosition(topic, partition, expected, place)
+
+    def behind(self) -> dict[str, int]:
+        """Events that are not counted yet, by topic, of the partitions owned."""
+        first = {
+            (records[0].topic, records[0].partition): records[0].offset
+            for records in self._fetched.values()
+            if records
+        }
+        found = Counter[str]()
+        for (topic, partition), place in self._source.places().items() if self._states else ():
+            if topic in MODELS and partition in self._states:
+                at = first.get((topic, partition), place.position)
+                found[topic] += max(0, place.end - at)
+        return dict(found)
 
     async def _fold_record(self, record: SourceRecord) -> None:
         topic, partition, offset = record.topic, record.partition, record.offset

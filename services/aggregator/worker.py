@@ -46,6 +46,7 @@ from services.aggregator.ticker import Ticker
 from services.aggregator.writer import Writer
 from shared.clock import Clock
 from shared.kafka.deadletters import DeadLetters
+from shared.kafka.lag import ConsumerLag
 from shared.observability.spans import Spans
 
 log = structlog.get_logger(__name__)
@@ -103,6 +104,7 @@ class Worker:
             die=die,
             texts=texts,
         )
+        metrics.registry.register(ConsumerLag(lambda: self._behind(settings.app_id)))
         self._joined = False
         self._tasks: list[asyncio.Task[None]] = []
         callbacks = FaustCallbacks(
@@ -116,6 +118,9 @@ class Worker:
             cache_bytes=settings.state_cache_mib * MIB,
         )
         metrics.watch_state(self._database.disk_bytes)
+
+    def _behind(self, group: str) -> dict[tuple[str, str], int]:
+        return {(group, topic): n for topic, n in self._consumption.behind().items()}
 
     async def start(self) -> None:
         """Join the group and begin. Topics must exist."""

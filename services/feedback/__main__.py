@@ -43,6 +43,7 @@ from shared.http.server import serve, stop_on_signals
 from shared.kafka.consumer import ConsumerLoop
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.encrypted_log import encrypting
+from shared.kafka.lag import ConsumerLag
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.keys import KeyRing
@@ -119,6 +120,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
         max_records=ERASURES_AT_ONCE,
         concurrency=ERASURES_AT_ONCE,
     )
+    registry.register(ConsumerLag(eraser.behind))
     health = Health()
     health.ready("log", lambda: "the event log is unavailable" if publisher.refuses() else None)
     follow_user_keys(log.issuer, health, clock)

@@ -45,6 +45,7 @@ from shared.kafka.consumer import ConsumerLoop
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.encrypted_log import encrypting
 from shared.kafka.envelope import models_by_type
+from shared.kafka.lag import ConsumerLag
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.keys import KeyRing
@@ -196,6 +197,7 @@ async def run(settings: InferenceSettings) -> None:
             )
 
         consumer = BatchConsumer(consumer_in, agent.base_other_than)
+        registry.register(ConsumerLag(consumer.behind))
         scorer = Scorer(
             python=settings.engine_python,
             registry=versions.registry,

@@ -28,6 +28,10 @@ class GroupConsumer(Protocol):
         """Seconds without progress."""
         ...
 
+    def behind(self) -> dict[tuple[str, str], int]:
+        """Records not handled yet, by group and topic."""
+        ...
+
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until `stop` is set."""
         ...
@@ -55,6 +59,10 @@ class BatchConsumer:
     def idle_s(self) -> float:
         """Seconds without progress; none while no base is known."""
         return 0.0 if self._consumer is None else self._consumer.idle_s()
+
+    def behind(self) -> dict[tuple[str, str], int]:
+        """Requests that are not answered yet, by group and topic; none while no base is known."""
+        return {} if self._consumer is None else self._consumer.behind()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until `stop` is set."""

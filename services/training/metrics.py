@@ -13,7 +13,13 @@ from services.training.plans import WeekProgress
 from services.training.trainers.job import Stage
 from shared.contracts.events.training import TrainingMethod
 
-CANDIDATE_FIGURES: tuple[str, ...] = ("kl", "kl_first", "length_ratio", "win_rate", "data_on_policy_share")
+CANDIDATE_FIGURES: tuple[str, ...] = (
+    "kl",
+    "kl_first",
+    "length_ratio",
+    "win_rate",
+    "data_on_policy_share",
+)
 
 
 class TrainingMetrics:

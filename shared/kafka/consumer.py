@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -109,6 +110,24 @@ class ConsumerLoop:
         self._clock = clock or SystemClock()
         self._opened = opened
         self._beat = self._clock.monotonic()
+        self._consumer: AIOKafkaConsumer | None = None
+        self._in_hand: dict[TopicPartition, int] = {}
+        """Offset of the first record that is handled now, by partition."""
+
+    def behind(self) -> dict[tuple[str, str], int]:
+        """Records that are not handled yet, by group and topic, of the partitions assigned."""
+        found = Counter[tuple[str, str]]()
+        consumer = self._consumer
+        if consumer is None:
+            return {}
+        for partition in consumer.assignment():
+            # Revoked meanwhile, or without a position yet.
+            with contextlib.suppress(AssertionError, AttributeError, IllegalStateError):
+                end = consumer.highwater(partition)
+                at = self._in_hand.get(partition, _position(consumer, partition))
+                if end is not None:
+                    found[self._group, partition.topic] += max(0, end - at)
+        return dict(found)
 
     def idle_s(self) -> float:
         """Seconds since the loop last polled, handled a record, or found Kafka unavailable.
@@ -127,6 +146,7 @@ class ConsumerLoop:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     await self._connection.start(consumer)
                 backoff.reset()
+                self._consumer = consumer
                 await self._consume(consumer, stop)
                 self._clear()
             except (TimeoutError, KafkaError) as error:
@@ -142,6 +162,7 @@ class ConsumerLoop:
                     async with asyncio.timeout(backoff.next_s()):
                         await stop.wait()
             finally:
+                self._consumer = None
                 await stop_consumer(consumer, CONNECT_TIMEOUT_S)
 
     def _client(self) -> AIOKafkaConsumer:
@@ -163,6 +184,7 @@ class ConsumerLoop:
     async def _consume(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
         while not stop.is_set():
             self._beat = self._clock.monotonic()
+            self._in_hand = {}
             places = await self._marked(consumer, stop)
             if stop.is_set():
                 return
@@ -173,6 +195,9 @@ class ConsumerLoop:
             except UnicodeDecodeError:
                 batches = await self._read_singly(consumer)
             records = [record for batch in batches.values() for record in batch]
+            self._in_hand = {
+                TopicPartition(*place): batch[0].offset for place, batch in batches.items() if batch
+            }
             if not records:
                 self._clear()
                 continue
@@ -366,6 +391,17 @@ class ConsumerLoop:
             await self._handler(decode(headers, opened.value, self._models), opened)
         except (UnreadableRecord, Reject) as error:
             await self._dead_letters.put(record, error.reason, error.detail)
+
+
+def _position(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int:
+    """The offset that a consumer hands out next, without waiting for one.
+
+    Raises:
+        AssertionError, AttributeError: none, as while the group assigns.
+
+    """
+    subscription = consumer._subscription.subscription
+    return subscription.assignment.state_value(partition).position
 
 
 async def batch_end(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int:

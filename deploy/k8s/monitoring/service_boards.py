@@ -161,6 +161,12 @@ KAFKA = (
         (per_second("ratchet_aggregator_events_total", "topic"), "{{topic}}"),
     ),
     panel(
+        "Consumer lag by group",
+        "Records not handled yet, of the members that run; `ratchet doctor` asks the brokers.",
+        "short",
+        ("sum by (group, topic) (ratchet_consumer_lag_records)", "{{group}} {{topic}}"),
+    ),
+    panel(
         "Age of events when counted, 95th percentile",
         "From the event's time to its count; feedback may be given late.",
         "s",

@@ -32,6 +32,7 @@ from shared.kafka.consumer import ConsumerLoop
 from shared.kafka.crash_marker import CrashMarker
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.encrypted_log import encrypting
+from shared.kafka.lag import ConsumerLag
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.observability.disk import watch_disk
@@ -96,6 +97,7 @@ async def run(settings: IntakeSettings) -> None:
         default_type=FeedbackSubmitted.ce_type,
         marker=CrashMarker(settings.data_dir / MARKER),
     )
+    registry.register(ConsumerLag(loop.behind))
     health = Health()
     health.ready("log", lambda: "the event log is unavailable" if publisher.refuses() else None)
     health.progress("intake", loop.idle_s, STUCK_AFTER_S)

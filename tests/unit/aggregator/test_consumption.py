@@ -82,6 +82,30 @@ async def test_an_event_that_is_dropped_is_sought_although_none_comes_after_it()
     assert len(source.sought) == 2
 
 
+def test_the_lag_is_of_the_partitions_that_the_worker_owns() -> None:
+    class Unread(Log):
+        def places(self) -> dict[tuple[str, int], ReadPlace]:
+            return {(TOPIC, partition): ReadPlace(5, 9 + partition) for partition in (0, 1, 2)} | {
+                ("ratchet.aggregator-changelog", 0): ReadPlace(0, 50)
+            }
+
+    states: dict[int, Any] = {0: Expecting(5), 1: Expecting(5)}
+    nobody = cast("Any", None)
+    consumption = Consumption(
+        cast("Any", states),
+        checkpointer=nobody,
+        ticker=nobody,
+        dead_letters=nobody,
+        metrics=AggregatorMetrics(),
+        source=Unread(end=9),
+        clock=ManualClock(),
+        die=nobody,
+    )
+    assert consumption.behind() == {TOPIC: 9}
+    states.clear()
+    assert consumption.behind() == {}
+
+
 def folding(state: PartitionState, ended: list[str]) -> Consumption:
     """A worker of one partition that only folds; why it would end is put into `ended`."""
     return Consumption(

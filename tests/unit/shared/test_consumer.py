@@ -18,6 +18,7 @@ from shared.kafka import consumer
 from shared.kafka.consumer import HANDLER_TRIES, ConsumerLoop, Handler
 from shared.kafka.deadletters import DeadLetters, list_dead_letters
 from shared.kafka.envelope import header, models_by_type
+from shared.kafka.lag import ConsumerLag
 from shared.kafka.log import LogUnavailable, Record, RecordRefused
 from shared.kafka.security import KafkaConnection
 from shared.redaction import Redactor
@@ -267,3 +268,56 @@ async def test_a_dead_letter_keeps_identifiers_and_no_personal_data() -> None:
     assert (letter.source_key, letter.headers["traceparent"]) == (trace, traceparent)
     assert letter.body == body.replace("joe@example.com", "[EMAIL]")
     assert "joe" not in letter.to_json().decode()
+
+
+async def test_the_lag_is_what_is_not_handled_of_the_partitions_assigned(
+    monkeypatch: pytest.MonkeyPatch, log: MemoryLog
+) -> None:
+    here, unknown = TopicPartition(TOPIC, 0), TopicPartition("ratchet.other.v1", 1)
+    at = {here: 7}
+
+    class Assigned(Brokers):
+        def assignment(self) -> set[TopicPartition]:
+            return {here, unknown}
+
+        def highwater(self, partition: TopicPartition) -> int | None:
+            return 20 if partition == here else None
+
+        async def getmany(self, **given: object) -> dict[TopicPartition, list[ConsumerRecord]]:
+            lags.append(samples())
+            found = await super().getmany(**given)
+            at.update({place: batch[-1].offset + 1 for place, batch in found.items()})
+            return found
+
+    def position(_: object, partition: TopicPartition) -> int:
+        assert partition in at, "none while the group assigns"
+        return at[partition]
+
+    stop = asyncio.Event()
+    lags: list[dict[str, float]] = []
+    brokers = Assigned(message(7, "a"), message(8, "b"), stop=stop)
+    monkeypatch.setattr(consumer, "AIOKafkaConsumer", brokers)
+    monkeypatch.setattr(consumer, "_position", position)
+
+    async def handle(event: Event, record: Record) -> None:
+        lags.append(samples())
+
+    registry = CollectorRegistry()
+    loop = ConsumerLoop(
+        KafkaConnection("nowhere"),
+        group="test",
+        topics=[TOPIC],
+        handler=handle,
+        models=models_by_type(Tick),
+        dead_letters=DeadLetters(log, service="test", redact=str, metrics=CollectorRegistry()),
+    )
+    registry.register(ConsumerLag(loop.behind))
+
+    def samples() -> dict[str, float]:
+        (family,) = registry.collect()
+        return {one.labels["topic"]: one.value for one in family.samples}
+
+    assert samples() == {}
+    await loop.run(stop)
+    assert lags == [{TOPIC: 13}, {TOPIC: 13}, {TOPIC: 13}, {TOPIC: 11}]
+    assert samples() == {}
