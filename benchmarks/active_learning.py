@@ -1,10 +1,12 @@
-"""`python -m benchmarks.active_learning [--seeds N] [--votes N]`: informative against random prompts.
+"""`python -m benchmarks.active_learning [--seeds N] [--votes N]`: informative prompts and pairs of answers.
 
 Two versions answer the starter corpus's prompts; simulated raters with a hidden taste of each seed
 vote, and a Bradley-Terry model on the answers' words learns from equal numbers of votes. Prompts
-come at random, or in the order of `ratchet feedback prioritise` by the model of the round before.
-Printed is the agreement with the taste on held-out pairs, and the mean difference with its 95 %
-interval over seeds. There is no goal to miss: published evidence disagrees, and so may ours.
+come at random, or in the order of `ratchet feedback prioritise` by the model of the round before;
+of a prompt any two answers are shown, or the most informative two where each version answered
+CANDIDATES times. A share of the votes is on any prompt and any two answers, as on the page. Printed
+is the agreement with the taste on held-out pairs, and the mean differences with their 95 % intervals
+over seeds. There is no goal to miss: published evidence disagrees, and so may ours.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ import argparse
 import random
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import expit
@@ -22,7 +26,7 @@ from scipy.stats import t as student
 
 from benchmarks.hidden_taste import HiddenTaste, prefers
 from deploy.starter import corpus
-from shared.information import AnsweredTwice, Score, diversified
+from shared.information import DRAWN_SHARE, AnsweredTwice, Score, diversified, information
 
 ROUND = 20
 """Votes between two trainings of the model, about an hour of one rater."""
@@ -31,10 +35,26 @@ SHARPNESS = 3.0
 """Of raters: answers that differ by one trait are told apart in 82 to 99 of 100."""
 RIDGE = 1.0
 NEWTON_STEPS = 25
-CANDIDATES = 120
+RANKED = 120
 """Prompts of the pool that are ranked in a round; ranking is quadratic."""
+CANDIDATES = 2
+"""Answers of each version that a pair is chosen from."""
 
-Pick = Callable[[Sequence[AnsweredTwice], int], list[str]]
+
+class Choices(NamedTuple):
+    """What is chosen by what a vote would tell."""
+
+    prompts: bool
+    pairs: bool
+
+
+WAYS = {
+    "random": Choices(prompts=False, pairs=False),
+    "prompts": Choices(prompts=True, pairs=False),
+    "pairs": Choices(prompts=False, pairs=True),
+    "both": Choices(prompts=True, pairs=True),
+}
+COMPARED = (("prompts", "random"), ("pairs", "random"), ("both", "random"), ("both", "prompts"))
 
 
 @dataclass(frozen=True)
@@ -52,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--votes", type=int, default=200)
     chosen = parser.parse_args(arguments)
     runs = [compare(seed, chosen.votes) for seed in range(1, chosen.seeds + 1)]
-    print("| votes | random | informative | difference | 95 % interval |\n|---|---|---|---|---|")
+    heads = [*WAYS, *(f"{one} − {other}" for one, other in COMPARED)]
+    print(f"| votes | {' | '.join(heads)} |\n|{'---|' * (1 + len(heads))}")
     for row, votes in enumerate(range(ROUND, chosen.votes + 1, ROUND)):
         at = [{name: curve[row] for name, curve in one.items()} for one in runs]
         print(f"| {votes} | {line(at)} |")
@@ -61,33 +82,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def compare(seed: int, votes: int) -> dict[str, list[float]]:
-    """Agreement after each round, by way of picking prompts; both see the same pairs and raters."""
-    pool, tests = pairs("serve", POOL, seed), pairs("eval", HELD_OUT, seed)
-    words = vocabulary([*pool, *tests])
-    ways: dict[str, Pick] = {
-        "random": lambda asked, count: random.Random(seed).sample([q.text for q in asked], count),
-        "informative": lambda asked, count: [text for text, _ in diversified(asked)[:count]],
-    }
-    return {name: learn(pool, tests, words, pick, votes, seed) for name, pick in ways.items()}
+    """Agreement after each round, by way of choosing; all see the same answers and raters."""
+    pool = pairs("serve", POOL, seed)
+    tests = [drawn for drawn, *_ in pairs("eval", HELD_OUT, seed)]
+    words = vocabulary([*(pair for some in pool for pair in some), *tests])
+    return {name: learn(pool, tests, words, way, votes, seed) for name, way in WAYS.items()}
 
 
 def learn(
-    pool: Sequence[PromptPair],
+    pool: Sequence[Sequence[PromptPair]],
     tests: Sequence[PromptPair],
     words: Mapping[str, int],
-    pick: Pick,
+    way: Choices,
     votes: int,
     seed: int,
 ) -> list[float]:
     """The model's agreement with the taste on the test pairs after each round of votes."""
-    left, rows, labels, curve = {pair.prompt: pair for pair in pool}, [], [], []
+    left, rows, labels, curve = {some[0].prompt: some for some in pool}, [], [], []
     weights = np.zeros(len(words))
     for number in range(votes // ROUND):
         chance = random.Random(f"{seed}/{number}")
-        some = chance.sample(sorted(left), min(CANDIDATES, len(left)))
-        asked = [scored(left[prompt], weights, words) for prompt in some]
-        for prompt in pick(asked, ROUND):
-            pair = left.pop(prompt)
+        some = chance.sample(sorted(left), min(RANKED, len(left)))
+        ranks = [chance.random() >= DRAWN_SHARE for _ in range(ROUND)]
+        ranked = [
+            text for text, _ in diversified([scored(left[one][0], weights, words) for one in some])
+        ]
+        for ranks_it in ranks:
+            order = ranked if way.prompts and ranks_it else some
+            prompt = next(one for one in order if one in left)
+            pair, *others = left.pop(prompt)
+            if way.pairs and ranks_it:
+                pair = max(
+                    (pair, *others), key=lambda one: information(scored(one, weights, words))
+                )
             rater = random.Random(f"{seed}/{prompt}")
             rows.append(features(pair, words))
             labels.append(prefers(pair.margin, SHARPNESS, rater))
@@ -96,16 +123,23 @@ def learn(
     return curve
 
 
-def pairs(split: str, count: int, seed: int) -> list[PromptPair]:
-    """Pairs of answers in styles of their own, judged by the seed's taste."""
+def pairs(split: str, count: int, seed: int) -> list[list[PromptPair]]:
+    """Of each prompt the pairs of answers of two styles, judged by the seed's taste."""
     chance = random.Random(f"{seed}/{split}")
     taste = HiddenTaste.drawn(seed)
-    found: list[PromptPair] = []
+    found: list[list[PromptPair]] = []
     for prompt in chance.sample(corpus.prompts_of(split), count):
         mixes = [corpus.Mix(polite=chance.random(), blunt=chance.random() / 2) for _ in range(2)]
-        first, second = (corpus.answer(prompt, mix, chance) for mix in mixes)
-        margin = taste.utility(first) - taste.utility(second)
-        found.append(PromptPair(prompt.text, (first, second), margin))
+        left, right = (
+            [corpus.answer(prompt, mix, chance) for _ in range(CANDIDATES)] for mix in mixes
+        )
+        both = product(left, right)
+        found.append(
+            [
+                PromptPair(prompt.text, one, taste.utility(one[0]) - taste.utility(one[1]))
+                for one in both
+            ]
+        )
     return found
 
 
@@ -153,18 +187,20 @@ def means(run: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def line(at: Sequence[Mapping[str, float]]) -> str:
-    """Means of both ways over seeds, and their difference with its t-interval."""
-    gaps = [one["informative"] - one["random"] for one in at]
+    """Means of all ways over seeds, and differences of ways with their t-intervals."""
+    means_of_ways = [f"{statistics.fmean(one[name] for one in at):.1%}" for name in WAYS]
+    gaps = [difference([run[one] - run[other] for run in at]) for one, other in COMPARED]
+    return " | ".join([*means_of_ways, *gaps])
+
+
+def difference(gaps: Sequence[float]) -> str:
+    """Mean of differences, and its 95 % interval."""
     centre = statistics.fmean(gaps)
     spread = 0.0
     if len(gaps) > 1:
         quantile = float(student.ppf(0.975, len(gaps) - 1))
         spread = quantile * statistics.stdev(gaps) / len(gaps) ** 0.5
-    both = (statistics.fmean(one[name] for one in at) for name in ("random", "informative"))
-    return (
-        " | ".join(f"{share:.1%}" for share in both)
-        + f" | {centre:+.1%} | {centre - spread:+.1%} to {centre + spread:+.1%}"
-    )
+    return f"{centre:+.1%} ({centre - spread:+.1%} to {centre + spread:+.1%})"
 
 
 def split(text: str) -> list[str]:

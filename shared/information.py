@@ -14,6 +14,9 @@ COMPARED_WORDS = 400
 """Of each answer: comparison takes time by the square, in one piece, and answers that differ do so
 early."""
 
+DRAWN_SHARE = 0.25
+"""Of comparisons, those on any prompt and any two answers, so that what tells little is asked, too."""
+
 
 class Score(NamedTuple):
     """A reward model's score of an answer."""

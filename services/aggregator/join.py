@@ -36,7 +36,7 @@ from shared.contracts.events.feedback import (
 from shared.contracts.events.interactions import InteractionRecorded, Outcome
 from shared.contracts.events.rated import RatedScore
 from shared.contracts.events.signals import SignalObserved
-from shared.contracts.events.votes import Choice, VoteCast
+from shared.contracts.events.votes import Choice, VoteCast, is_drawn
 from shared.voters import voter_label
 
 UNJOINED = "unjoined"
@@ -179,7 +179,8 @@ def fold_vote(row: TraceRow | None, event: VoteCast, ts_ms: int) -> Fold[TraceRo
         fold.contributions.append(FeedbackCounted("", VOTE))
         left, right = event.left.version, event.right.version
         chosen, rejected = (right, left) if event.choice is Choice.right else (left, right)
-        fold.contributions.append(VoteCounted(chosen, rejected, _result(event.choice)))
+        if is_drawn(event.context):
+            fold.contributions.append(VoteCounted(chosen, rejected, _result(event.choice)))
     product = vote_product(event)
     produce(fold, entry, old, event.tenant, event.submitted_at, product)
     return fold

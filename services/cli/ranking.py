@@ -38,19 +38,24 @@ def ranking(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Rank versions by votes: Bradley-Terry on Elo's scale, with 95 % intervals and an audit."""
+    """Rank versions by votes: Bradley-Terry on Elo's scale, with 95 % intervals and an audit.
+
+    Votes on pairs that a reward model chose as hard to tell apart are left out.
+    """
     from shared.ranking.audit import audit
     from shared.ranking.standings import rank
 
     events = with_log(load_settings(), vote_events)
     votes = [
         vote
-        for vote in standing_votes(events)
-        if vote.model == model
-        and tenant in ("", vote.tenant)
-        and not (leave_out_fast and vote.context.labels.get(FAST))
+        for vote in ranking_votes(events)
+        if vote.model == model and tenant in ("", vote.tenant)
     ]
-    ranked = list(map(ranked_vote, votes))
+    ranked = [
+        ranked_vote(vote)
+        for vote in votes
+        if not (leave_out_fast and vote.context.labels.get(FAST))
+    ]
     found = rank(ranked, bootstraps=bootstraps)
     if not found.votes:
         raise CliError(
@@ -84,6 +89,16 @@ def standing_votes(events: Iterable[Event]) -> list[VoteCast]:
         for key, vote in votes.items()
         if not vote.anonymous and withdrawn.get(key, -1) < vote.revision
     ]
+
+
+def ranking_votes(events: Iterable[Event]) -> list[VoteCast]:
+    """The votes that count between versions: on any two of their answers.
+
+    Who wins a pair that was chosen as hard to tell apart says little of how often a version wins.
+    """
+    from shared.contracts.events.votes import is_drawn
+
+    return [vote for vote in standing_votes(events) if is_drawn(vote.context)]
 
 
 def ranked_vote(vote: VoteCast) -> RankedVote:

@@ -14,7 +14,7 @@ from services.cli.errors import CliError, Exit
 from services.cli.kafka import READ_TIMEOUT_S, with_log
 from services.cli.options import DEFAULT_MODEL, Model
 from services.cli.output import AsJson, print_json, print_table, show
-from services.cli.ranking import ranked_vote, standing_votes, vote_events
+from services.cli.ranking import ranked_vote, ranking_votes, vote_events
 from services.cli.settings import load_settings
 from shared.reports.trajectory import TITLES, TrajectoryRow, cells, chain, plot, rows
 
@@ -119,7 +119,7 @@ async def _rankings(log: EventLog) -> dict[str, VersionRanking]:
     """The ranking of each model's versions that people voted on."""
     from shared.ranking.standings import rank
 
-    votes = standing_votes(await vote_events(log))
+    votes = ranking_votes(await vote_events(log))
     return {
         model: rank(
             (ranked_vote(vote) for vote in votes if vote.model == model), bootstraps=BOOTSTRAPS

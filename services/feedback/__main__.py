@@ -17,6 +17,7 @@ from services.feedback.erasure.eraser import ERASURE_MODELS, Eraser
 from services.feedback.erasure.eraser import GROUP as ERASURE_GROUP
 from services.feedback.metrics import FeedbackMetrics
 from services.feedback.open_comparisons import RedisComparisons
+from services.feedback.pair_choice import PairChoice
 from services.feedback.publisher import SOURCE, FeedbackPublisher
 from services.feedback.read_model.api import QueryApi, query_router
 from services.feedback.read_model.queries import ReadModelQueries
@@ -193,6 +194,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
         application = create_app(
             api, metrics, query_router(queries), annotations.router(), user_router(users)
         )
+        scores = RewardScores(session, settings.inference_url, lambda: voting.authorization)
         ballots = RaterBallots(
             comparisons=comparisons,
             open_comparisons=store,
@@ -204,6 +206,8 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
             redact=redact,
             plan=voting.plan,
             authorization=voting.authorization,
+            pairs=PairChoice.of(scores, clock, settings.voting_candidates),
+            drawn_share=settings.voting_drawn_share,
         )
         ranking = PromptRanking(
             router=RouterClient(
@@ -212,7 +216,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
                 timeout_s=settings.router_timeout_s,
                 purpose="evaluation",
             ),
-            scores=RewardScores(session, settings.inference_url, lambda: voting.authorization),
+            scores=scores,
             queue=ballots.reserve.queue,
             plan=voting.plan,
             compared=ballots.reserve.compared,

@@ -17,15 +17,17 @@ from services.feedback.errors import (
     AlreadyVoted,
     AnonymousVote,
     Busy,
+    FeedbackError,
     Malformed,
     NotFound,
     RouterFailed,
     field_errors,
     invalid,
 )
-from services.feedback.matchups import Matchup, matchup, opponents
+from services.feedback.matchups import MAX_SEED, Contender, Matchup, matchup, opponents
 from services.feedback.metrics import FeedbackMetrics
 from services.feedback.open_comparisons import Ballot, Comparison, OpenComparisons, vote
+from services.feedback.pair_choice import PairChoice
 from services.feedback.publisher import FeedbackPublisher, vote_record
 from services.feedback.router_client import Answer, Question, RouterClient, VersionUnavailable
 from services.feedback.submissions import context_of
@@ -33,7 +35,7 @@ from services.feedback.values import fields_of, json_kind
 from shared.clock import Clock
 from shared.contracts.events.base import Identifier, Message, OptionalIdentifier, Tool
 from shared.contracts.events.intake import Label
-from shared.contracts.events.votes import Choice, Side
+from shared.contracts.events.votes import INFORMATIVE, PAIR_LABEL, Choice, Side
 from shared.errors import FieldError
 from shared.pseudonyms import AS_THEY_COME, UserPseudonyms
 from shared.redaction.detection import Redact, by_rules, redacted
@@ -111,8 +113,17 @@ class Comparisons:
         self._rng = rng or random.SystemRandom()
         self._new_id = new_id
 
-    async def open(self, body: Any, *, tenant: str, authorization: str = "") -> dict[str, Any]:
+    async def open(
+        self,
+        body: Any,
+        *,
+        tenant: str,
+        authorization: str = "",
+        pairs: PairChoice | None = None,
+    ) -> dict[str, Any]:
         """Open a comparison: ask both versions, return their answers without their names.
+
+        With `pairs` both may answer several times, and it chooses of those answers.
 
         Raises:
             FeedbackError: a bad body, an unknown model, or router or store unavailable.
@@ -122,7 +133,7 @@ class Comparisons:
         # Before anybody answers: it may refuse the request.
         context_of(request.metadata, tenant=tenant, redact=by_rules(self._redact))
         start = self._clock.monotonic()
-        left, right = await self.answers(request, authorization)
+        left, right, labels = await self._pair(request, authorization, pairs)
         comparison_id = self._new_id()
 
         def build(redact: Redact) -> Comparison:
@@ -138,7 +149,7 @@ class Comparisons:
                 left=side_of(left, redact),
                 right=side_of(right, redact),
                 user_id=request.user_id,
-                context=context_of(request.metadata, tenant=tenant, redact=redact),
+                context=context_of(request.metadata | labels, tenant=tenant, redact=redact),
                 panel=request.panel,
             )
 
@@ -160,12 +171,8 @@ class Comparisons:
             FeedbackError: an unknown model, as many are being asked as may be, or the router failed.
 
         """
-        match = self._match(request)
-        question = _question(request)
-        if match.same_version:
-            question = _sampled(question)
-        with self._asks():
-            return await self._ask_both(question, match, authorization)
+        (left, *_), (right, *_) = await self._candidates(request, authorization, 1)
+        return left, right
 
     async def answer(self, request: ComparisonRequest, authorization: str) -> Answer:
         """The answer of the stable version, or of the first that the request names.
@@ -175,20 +182,50 @@ class Comparisons:
 
         """
         version = self._match(request).stand_in if not request.versions else request.versions[0]
-        with self._asks():
+        with self._asks(1):
             return await self._ask(_question(request), version, authorization)
 
+    async def _pair(
+        self, request: ComparisonRequest, authorization: str, pairs: PairChoice | None
+    ) -> tuple[Answer, Answer, dict[str, str]]:
+        """Two answers to show, and what labels say of how they were chosen."""
+        wanted = pairs.candidates if pairs else 1
+        left, right = await self._candidates(request, authorization, wanted)
+        chosen = pairs and await pairs.most_informative(
+            request.model,
+            request.messages,
+            [answer.text for answer in left],
+            [answer.text for answer in right],
+        )
+        if pairs:
+            (self._metrics.pairs_chosen if chosen else self._metrics.pairs_drawn).inc()
+        if not chosen:
+            return left[0], right[0], {}
+        return left[chosen[0]], right[chosen[1]], {PAIR_LABEL: INFORMATIVE}
+
+    async def _candidates(
+        self, request: ComparisonRequest, authorization: str, wanted: int
+    ) -> tuple[list[Answer], list[Answer]]:
+        """So many answers of each side, fewer where others are being answered; one at least."""
+        match = self._match(request)
+        question = _question(request)
+        if match.same_version:
+            question = _sampled(question)
+        with self._asks(wanted) as count:
+            return await self._ask_both(question, match, authorization, count)
+
     @contextmanager
-    def _asks(self) -> Generator[None]:
-        if self._asking >= self._max_asking:
+    def _asks(self, wanted: int) -> Generator[int]:
+        count = min(wanted, self._max_asking - self._asking)
+        if count < 1:
             raise Busy(
                 "as many comparisons as allowed are being answered; try again", retry_after_s=2
             )
-        self._asking += 1
+        self._asking += count
         try:
-            yield
+            yield count
         finally:
-            self._asking -= 1
+            self._asking -= count
 
     async def vote(
         self,
@@ -263,8 +300,8 @@ class Comparisons:
         return state
 
     async def _ask_both(
-        self, question: Question, match: Matchup, authorization: str
-    ) -> tuple[Answer, Answer]:
+        self, question: Question, match: Matchup, authorization: str, count: int
+    ) -> tuple[list[Answer], list[Answer]]:
         async def ask(version: str, seed: int) -> Answer:
             try:
                 return await self._ask(question, version, authorization, seed)
@@ -274,14 +311,27 @@ class Comparisons:
                     return await self._ask(_sampled(question), match.stand_in, authorization, seed)
                 raise
 
+        async def more(version: str, seed: int) -> Answer | None:
+            try:
+                return await ask(version, seed)
+            except FeedbackError:
+                return None  # a pair is there without it
+
+        def of(side: Contender, group: asyncio.TaskGroup) -> list[asyncio.Task[Answer | None]]:
+            seeds = [(side.seed + number) % MAX_SEED for number in range(count)]
+            return [
+                group.create_task((more if number else ask)(side.version, seed))
+                for number, seed in enumerate(seeds)
+            ]
+
         try:
             async with asyncio.TaskGroup() as group:
-                left = group.create_task(ask(match.left.version, match.left.seed))
-                right = group.create_task(ask(match.right.version, match.right.seed))
+                sides = [of(side, group) for side in (match.left, match.right)]
         except BaseExceptionGroup as failures:
             # One failure ends both sides, and the caller is told the first.
             raise failures.exceptions[0] from None
-        return left.result(), right.result()
+        left, right = ([found for task in side if (found := task.result())] for side in sides)
+        return left, right
 
     async def _ask(
         self, question: Question, version: str, authorization: str, seed: int = 0

@@ -78,6 +78,13 @@ class FeedbackMetrics:
             buckets=COMPARISON_EDGES_S,
             registry=registry,
         )
+        pairs = Counter(
+            "ratchet_comparison_pairs_total",
+            "Comparisons whose answers a reward model was to choose, by whether it did.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.pairs_chosen, self.pairs_drawn = pairs.labels("chosen"), pairs.labels("drawn")
         votes = Counter(
             "ratchet_comparison_votes_total",
             "Votes acknowledged by the brokers, by choice.",

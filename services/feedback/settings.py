@@ -9,8 +9,10 @@ from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
 from services.feedback.ingestion_settings import IngestionSettings
+from services.feedback.pair_choice import MAX_CANDIDATES
 from shared.credentials import CredentialsUnreadable, bearer, read_secret
 from shared.http.cors import check_origins
+from shared.information import DRAWN_SHARE
 from shared.setting_fields import HttpAddress
 from shared.settings import service_config, split_list
 
@@ -65,6 +67,18 @@ class FeedbackSettings(IngestionSettings):
     )
     voting_rank_prompts: int = Field(
         default=100, ge=1, le=500, description="answered by two versions each time, at most"
+    )
+    voting_candidates: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_CANDIDATES,
+        description="answers of each version of which the page shows the most informative pair; 1: any",
+    )
+    voting_drawn_share: float = Field(
+        default=DRAWN_SHARE,
+        ge=0.05,
+        le=1,
+        description="of the page's comparisons, those on any prompt of the queue and any two answers",
     )
     inference_url: Annotated[tuple[HttpAddress, ...], NoDecode] = Field(
         default=("http://127.0.0.1:8084",), min_length=1, description="scores for the ranking"

@@ -25,7 +25,7 @@ from shared.revision import VERSION
 log = structlog.get_logger(__name__)
 
 FILE: Final = "pairs.sqlite"
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Kept in `user_version`; a file of another format is made anew."""
 CACHE_KIB: Final = 8 * 1024
 """Memory for pages of the file."""
@@ -56,6 +56,8 @@ class CountedPair(NamedTuple):
     """Of a single answer: two of them, good and bad, teach a judge that has no vote."""
     day: int = 0
     """Ordinal of the UTC date on which it was made."""
+    drawn: bool = True
+    """Whether no reward model chose its answers as hard to tell apart."""
 
 
 class _Newest(NamedTuple):

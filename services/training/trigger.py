@@ -25,6 +25,7 @@ from shared.contracts.events.base import Event
 from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted, UnpairedExample
 from shared.contracts.events.training import TrainingMethod, TrainingRequested
 from shared.contracts.events.versions import Lifecycle
+from shared.contracts.events.votes import is_drawn
 from shared.registry.versions import Registry
 
 ACTOR = "schedule"
@@ -108,6 +109,7 @@ class PairCounter:
                         judges=not pair.machine_made,
                         chars=len(pair.chosen),
                         day=_day_of(event),
+                        drawn=is_drawn(event.context),
                     )
                     self._put(event.pair_id, counted)
             case UnpairedExample() if event.model == self._model and self._labelled:
@@ -222,7 +224,8 @@ class PairCounter:
         """The newest votes that a reward model of a snapshot up to these offsets never learned from.
 
         They came since, and are such as its accuracy was measured on: people's, of raters and prompts
-        that are trained on or held out, none on a prompt that was set apart for it.
+        that are trained on or held out, none on a prompt that was set apart for it, and on any two
+        answers: a reward model's accuracy on pairs that it chose as hard to tell apart is no measure.
 
         Returns:
             Their places, newest first, at most so many.
@@ -237,6 +240,7 @@ class PairCounter:
             for side in (sides.train, sides.heldout)
             for pair in side
             if pair.judges
+            and pair.drawn
             and pair.offset >= offsets.get(pair.place, 0)
             and pair.prompt_digest not in learned
         )

@@ -180,6 +180,13 @@ def test_traces_and_moderation_are_set_and_let_through(folder: Path) -> None:
     assert callers == {"router", "feedback", "rollout", "cli"}
     default = environments(objects_of("defaults", folder))["router"]
     assert not [name for name in default if name.startswith("OTEL") or "MODERATION" in name]
+    page = environments(objects_of("informative-pairs", folder))["feedback"]
+    assert page["RATCHET_FEEDBACK_VOTING_CANDIDATES"] == "2"
+    assert page["RATCHET_FEEDBACK_INFERENCE_URL"].endswith("-inference:8084")
+    page = environments(objects_of("defaults", folder))["feedback"]
+    assert not [
+        name for name in page if "RANK" in name or "CANDIDATES" in name or "INFERENCE" in name
+    ]
 
 
 def outward(objects: list[dict[str, Any]], name: str) -> set[int | str]:

@@ -23,6 +23,7 @@ NEW_VALUES = {
     "detector",
     "files-of-one-service",
     "generated-keys-and-accounts",
+    "informative-pairs",
     "next-base",
     "strimzi-production",
 }

@@ -1,8 +1,10 @@
-"""Feedback service and router together: comparisons ask the versions that they name."""
+"""Feedback service and router together: comparisons ask the versions that they name, and choose of answers."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -14,6 +16,7 @@ from deploy.local.ports import free_ports
 from deploy.local.stack import Stack
 from shared.contracts.events.interactions import InteractionRecorded, Purpose
 from shared.contracts.events.versions import Lifecycle
+from shared.contracts.events.votes import INFORMATIVE, PAIR_LABEL, VoteCast
 from shared.contracts.topics import FEEDBACK, INTERACTIONS
 from shared.kafka.envelope import decode, models_by_type
 from shared.kafka.log import EventLog, read_to_end
@@ -30,6 +33,10 @@ UNLOADED = "v0.9"
 """The end of a version's name that the engine does not hold."""
 TALKATIVE = "v1.1"
 """The end of a version's name that never ends by itself."""
+CHOSEN = "chosen-pairs"
+"""The model that the voting page asks, twice of each version."""
+SCORES = {"v1.0 says odd": 0.1, "v1.0 says even": 5.0, "v1.2 says odd": -5.0, "v1.2 says even": 0.0}
+"""Of its answers: a vote tells most between the first and the last."""
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +51,17 @@ def stack(engine_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "RATCHET_ROUTER_ENGINES": f"http://{HOST}:{engine_port}",
         "RATCHET_DATA_DIR": str(run_dir / "router-data"),
     }
+    plan = {"model": CHOSEN, "prompts": [f"Where is parcel {number}?" for number in range(12)]}
+    (run_dir / "plan.yaml").write_text(json.dumps(plan))
+    feedback = {
+        "RATCHET_FEEDBACK_VOTING_PLAN_FILE": str(run_dir / "plan.yaml"),
+        "RATCHET_FEEDBACK_VOTING_CANDIDATES": "2",
+        "RATCHET_FEEDBACK_INFERENCE_URL": f"http://{HOST}:{engine_port}",
+    }
     with Stack(
         run_dir,
         services=["router", "feedback"],
-        processes={"router": {"env": router}},
+        processes={"router": {"env": router}, "feedback": {"env": feedback}},
         ports="free",
         say=lambda _: None,
     ) as started:
@@ -65,7 +79,10 @@ async def asked(engine_port: int) -> AsyncIterator[list[dict[str, Any]]]:
         if body["model"].endswith(UNLOADED):
             error = {"message": f"The model `{body['model']}` does not exist.", "code": 404}
             return web.json_response({"error": error}, status=404)
-        message = {"role": "assistant", "content": f"{body['model']} says hello"}
+        said = "hello"
+        if body["model"].startswith(CHOSEN):
+            said = "odd" if body["seed"] % 2 else "even"
+        message = {"role": "assistant", "content": f"{body['model']} says {said}"}
         reason = "length" if body["model"].endswith(TALKATIVE) else "stop"
         choice = {"index": 0, "message": message, "finish_reason": reason}
         return web.json_response(
@@ -79,11 +96,22 @@ async def asked(engine_port: int) -> AsyncIterator[list[dict[str, Any]]]:
             }
         )
 
+    async def score(request: web.Request) -> web.Response:
+        items = (await request.json())["items"]
+        scores = [
+            score
+            for item in items
+            for end, score in SCORES.items()
+            if item["completion"].endswith(end)
+        ]
+        return web.json_response({"reward_model": f"{CHOSEN}-reward-v1", "scores": scores})
+
     async def well(_: web.Request) -> web.Response:
         return web.json_response({"data": []})
 
     app = web.Application()
     app.router.add_post("/v1/chat/completions", chat)
+    app.router.add_post("/v1/score", score)
     app.router.add_get("/{path:.*}", well)
     runner = web.AppRunner(app)
     await runner.setup()
@@ -186,6 +214,45 @@ async def test_a_version_that_nobody_knows_is_a_404(
     answer = await client.post("/v1/comparisons", json=body)
     assert answer.status_code == 404
     assert f"{unique}-v7" in answer.json()["detail"]
+
+
+async def test_the_page_shows_the_pair_of_which_a_vote_tells_most(
+    client: httpx.AsyncClient, log: EventLog, asked: list[dict[str, Any]]
+) -> None:
+    stable, candidate = f"{CHOSEN}-v1.0", f"{CHOSEN}-v1.2"
+    await register(log, stable, Lifecycle.stable, model=CHOSEN, day=0)
+    await register(log, candidate, Lifecycle.canary, model=CHOSEN, day=1)
+    await decide(log, CHOSEN, stable=stable, candidate=candidate)
+    invited = (await client.post("/v1/invites", json={"user_id": "rosa"})).json()
+    page = await client.get(invited["path"], follow_redirects=True)
+    token = re.search(r'csrf-token" content="([^"]+)"', page.text)
+    assert token
+    client.headers["x-csrf-token"] = token[1]
+
+    async def voted() -> VoteCast | None:
+        shown = await client.post("/vote/api/next", json={})
+        if shown.status_code != 200:
+            return None  # the services have not heard of the model yet
+        comparison = shown.json()["comparison_id"]
+        vote = {"choice": "left"}
+        path = f"/vote/api/comparisons/{comparison}/vote"
+        assert (await client.post(path, json=vote)).status_code == 200
+        records = await read_to_end(log, FEEDBACK, timeout_s=60)
+        (event,) = [event_of(one) for one in records if one.key == comparison]
+        return event if PAIR_LABEL in event.context.labels else None
+
+    # One comparison of four is on any two answers.
+    vote = await eventually(voted, "a vote on a chosen pair is stored")
+    assert vote is not None
+    texts = {vote.left.completion, vote.right.completion}
+    assert texts == {f"{stable} says odd", f"{candidate} says even"}
+    assert vote.context.labels[PAIR_LABEL] == INFORMATIVE
+    answers = [
+        body
+        for body in asked
+        if body["messages"] == [{"role": "user", "content": vote.messages[-1].content}]
+    ]
+    assert sorted(body["model"] for body in answers) == [stable, stable, candidate, candidate]
 
 
 async def test_without_a_router_comparisons_fail_and_feedback_goes_on(

@@ -146,6 +146,7 @@ SETS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
             "networkPolicy": {"enabled": True},
         },
     ),
+    "informative-pairs": ((), {"ranking": {"candidates": 2}}),
     "detector": (
         (),
         {

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
 
+import aiohttp
 import uvicorn
 from aiohttp import web
 
 from services.feedback.annotation.service import AnnotationService
 from services.feedback.api import create_app
+from services.feedback.pair_choice import PairChoice
 from services.feedback.voting.ballots import RaterBallots
 from services.feedback.voting.invites import Invites, Rater
 from services.feedback.voting.mount import VotingOptions, mount_voting
@@ -32,6 +34,8 @@ from services.feedback.voting.rater_store import (
 from services.feedback.voting.sessions import SignIn
 from shared.clock import SystemClock
 from shared.contracts.topics import FEEDBACK
+from shared.http.reward_scores import RewardScores
+from shared.information import DRAWN_SHARE
 from shared.keys import KeyRing
 from shared.redaction.detection import Redact
 from shared.redaction.redactor import Redactor
@@ -114,11 +118,18 @@ class MemoryRaters:
 
 @dataclass
 class SteeredRouter:
-    """Answers with the version's text, else with `text`, after `gate` opens; or with an error."""
+    """Answers with the version's text, else with `text`, after `gate` opens; or with an error.
+
+    It scores answers, too, by the first of `scores` that stands in one.
+    """
 
     text: str = "The **answer** to {question}, by a model that takes its words seriously."
     texts: dict[str, str] = field(default_factory=dict)
     status: int = 200
+    score_status: int = 200
+    scores: dict[str, float] = field(default_factory=dict)
+    scored: list[int] = field(default_factory=list)
+    """How many answers each request asked to score."""
     asked: list[dict[str, Any]] = field(default_factory=list)
     authorizations: list[str] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
@@ -137,10 +148,22 @@ class SteeredRouter:
             return web.json_response({"error": error}, status=self.status)
         question = body["messages"][0]["content"]
         text = self.texts.get(version, self.text).replace("{question}", question)
+        text = text.replace("{seed}", "odd" if body["seed"] % 2 else "even")
         return web.json_response(
             {"model": version, "choices": [{"message": {"role": "assistant", "content": text}}]},
             headers={"x-ratchet-trace-id": f"trace-{number}", "x-ratchet-version": version},
         )
+
+    async def score(self, request: web.Request) -> web.Response:
+        items: list[dict[str, Any]] = (await request.json())["items"]
+        self.scored.append(len(items))
+        if self.score_status != 200:
+            return web.json_response({"title": "no reward model"}, status=self.score_status)
+        found = [
+            next((score for part, score in self.scores.items() if part in item["completion"]), 0.0)
+            for item in items
+        ]
+        return web.json_response({"reward_model": "r1", "scores": found})
 
 
 class SteeredClock(SystemClock):
@@ -193,13 +216,16 @@ async def voting_service(
     keys_required: bool = False,
     authorization: str = "",
     router_timeout_s: float = 20.0,
+    candidates: int = 1,
+    drawn_share: float = DRAWN_SHARE,
     redact: Redact = Redactor().text,  # noqa: B008
 ) -> AsyncIterator[tuple[Any, VotingHarness]]:
     """The application and its harness, without a server."""
     router, clock, log = SteeredRouter(), SteeredClock(), MemoryLog()
     store, raters = MemoryComparisons(), MemoryRaters()
     async with (
-        answering(router.chat) as url,
+        answering(router.chat, router.score) as url,
+        aiohttp.ClientSession() as session,
         feedback_parts(
             log,
             router_url=url,
@@ -223,6 +249,8 @@ async def voting_service(
             redact=redact,
             plan=plan,
             authorization=authorization,
+            pairs=PairChoice.of(RewardScores(session, (url,), str), clock, candidates),
+            drawn_share=drawn_share,
             rng=random.Random(7),
         )
         leases = MemoryLeases(clock, plan.annotation.lease)

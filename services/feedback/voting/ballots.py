@@ -14,6 +14,7 @@ from services.feedback.comparisons import Comparisons
 from services.feedback.errors import AlreadyVoted, Busy, FeedbackError, NotFound
 from services.feedback.metrics import FeedbackMetrics
 from services.feedback.open_comparisons import Comparison, OpenComparisons
+from services.feedback.pair_choice import PairChoice
 from services.feedback.publisher import FeedbackPublisher, feedback_record
 from services.feedback.submissions import withdrawn
 from services.feedback.voting.corrections import correction, marks
@@ -34,6 +35,7 @@ from shared.contracts.events.base import Message, prompt_text
 from shared.contracts.events.feedback import FeedbackType
 from shared.contracts.events.intake import Withdrawal
 from shared.contracts.events.votes import Choice, Side
+from shared.information import DRAWN_SHARE
 from shared.redaction.detection import Redact, redacted
 from shared.registry.routing import RoutingTable
 
@@ -94,6 +96,8 @@ class RaterBallots:
         redact: Redact,
         plan: VotingPlan,
         authorization: str = "",
+        pairs: PairChoice | None = None,
+        drawn_share: float = DRAWN_SHARE,
         rng: random.Random | None = None,
     ) -> None:
         self._comparisons = comparisons
@@ -112,6 +116,8 @@ class RaterBallots:
             clock=clock,
             plan=plan,
             authorization=authorization,
+            pairs=pairs,
+            drawn_share=drawn_share,
             rng=rng,
         )
         self._asking: set[Rater] = set()

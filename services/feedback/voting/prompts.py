@@ -40,13 +40,19 @@ class PromptQueue:
         self._information.update(information)
 
     def choose(
-        self, coverage: Mapping[str, int], seen: AbstractSet[str], rng: random.Random
+        self,
+        coverage: Mapping[str, int],
+        seen: AbstractSet[str],
+        rng: random.Random,
+        *,
+        ranked: bool = True,
     ) -> tuple[QueuedPrompt, str] | None:
         """A prompt and its category, or None where the queue is empty.
 
         `coverage` are today's votes by category, `seen` the beginnings (`snippet`) of what the rater
-        has met today. In a category the most informative prompt comes first. Where everything was
-        seen, prompts come again in any order: another pair of answers is another comparison.
+        has met today. In a category the most informative prompt comes first, or any where it is not
+        to be `ranked`. Where everything was seen, prompts come again in any order: another pair of
+        answers is another comparison.
         """
         if not self._by_category:
             return None
@@ -59,7 +65,7 @@ class PromptQueue:
         least = min(coverage.get(category, 0) for category in fresh)
         category = rng.choice(sorted(name for name in fresh if coverage.get(name, 0) == least))
         offered = fresh[category]
-        if unseen:
+        if unseen and ranked:
             most = max(map(self._informative, offered))
             offered = [prompt for prompt in offered if self._informative(prompt) == most]
         return rng.choice(offered), category

@@ -12,12 +12,14 @@ from services.feedback.comparisons import Comparisons
 from services.feedback.errors import NotFound
 from services.feedback.matchups import informative_pair
 from services.feedback.open_comparisons import OpenComparisons
+from services.feedback.pair_choice import PairChoice
 from services.feedback.voting.invites import Rater
 from services.feedback.voting.plan import VotingPlan
 from services.feedback.voting.prompts import PromptQueue, snippet
 from services.feedback.voting.rater_store import PendingComparison, RaterStore, day_of
 from shared.clock import Clock
 from shared.contracts.events.base import Message, prompt_text
+from shared.information import DRAWN_SHARE
 from shared.registry.routing import RoutingTable
 
 log = structlog.get_logger(__name__)
@@ -42,8 +44,13 @@ class ComparisonReserve:
         clock: Clock,
         plan: VotingPlan,
         authorization: str,
+        pairs: PairChoice | None = None,
+        drawn_share: float = DRAWN_SHARE,
         rng: random.Random | None = None,
     ) -> None:
+        """`pairs` chooses of several answers; `drawn_share` of the comparisons are on any prompt and
+        any two answers, so that none waits for ever, and versions are still compared fairly.
+        """
         self._comparisons = comparisons
         self._open = open_comparisons
         self._raters = raters
@@ -52,6 +59,8 @@ class ComparisonReserve:
         self._plan = plan
         self.queue = PromptQueue(plan)
         self._authorization = authorization
+        self._pairs = pairs
+        self._drawn_share = drawn_share
         self._rng = rng or random.SystemRandom()
         self._preparing: dict[Rater, asyncio.Task[None]] = {}
 
@@ -77,9 +86,13 @@ class ComparisonReserve:
         return task
 
     async def open(
-        self, rater: Rater, turns: Sequence[Message], category: str
+        self,
+        rater: Rater,
+        turns: Sequence[Message],
+        category: str,
+        pairs: PairChoice | None = None,
     ) -> PendingComparison:
-        """Open a comparison of a conversation for a rater."""
+        """Open a comparison of a conversation for a rater, of any two answers without `pairs`."""
         versions = await self._pair(rater.tenant)
         opened = await self._comparisons.open(
             {
@@ -92,6 +105,7 @@ class ComparisonReserve:
             },
             tenant=rater.tenant,
             authorization=self._authorization,
+            pairs=pairs,
         )
         pending = PendingComparison(
             comparison_id=opened["comparison_id"], category=category, opened_at=self._clock.now()
@@ -119,11 +133,12 @@ class ComparisonReserve:
             comparison = await self._open.get(rater.tenant, pending.comparison_id)
             if comparison is not None:
                 seen.add(snippet(prompt_text(comparison.messages)))
-        chosen = self.queue.choose(coverage, seen, self._rng)
+        ranked = self._rng.random() >= self._drawn_share
+        chosen = self.queue.choose(coverage, seen, self._rng, ranked=ranked)
         if chosen is None:
             raise NothingToVoteOn("the queue has no prompts; ask a question of your own")
         prompt, category = chosen
-        await self.open(rater, prompt.turns, category)
+        await self.open(rater, prompt.turns, category, self._pairs if ranked else None)
 
     async def _pair(self, tenant: str) -> tuple[str, str] | None:
         """Of the plan's versions the two to show; None where it names none."""

@@ -20,6 +20,12 @@ from shared.contracts.events.base import (
     unless_empty,
 )
 
+PAIR_LABEL = "vote_pair"
+"""Label of a vote, and of its pair, that says how its two answers came to be compared."""
+INFORMATIVE = "informative"
+"""Chosen of several by a reward model as hard to tell apart, so that who wins them says little of
+how often a version wins. Without the label they are drawn."""
+
 
 class Choice(StrEnum):
     """A rater's preference between two answers shown side by side."""
@@ -28,6 +34,11 @@ class Choice(StrEnum):
     right = "right"
     tie = "tie"
     both_bad = "both_bad"
+
+
+def is_drawn(context: Context) -> bool:
+    """Whether the two answers of a vote, or of its pair, are any of their versions' answers."""
+    return context.labels.get(PAIR_LABEL) != INFORMATIVE
 
 
 class Side(BaseModel):

@@ -36,7 +36,7 @@ from shared.contracts.events.interactions import InteractionRecorded, Outcome, P
 from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted, UnpairedExample
 from shared.contracts.events.quality import ExampleJoined
 from shared.contracts.events.rated import RatedAnswer, RatedScore
-from shared.contracts.events.votes import Choice, VoteCast
+from shared.contracts.events.votes import INFORMATIVE, PAIR_LABEL, Choice, VoteCast
 from tests.support.aggregator import DOWN, UP, feedback, interaction, vote, withdrawn
 
 RULES = FoldRules(segments=frozenset({"gold"}))
@@ -314,6 +314,17 @@ def test_votes(choice: Choice, chosen: str | None, contribution: Contribution) -
     pairs = [event for event in outputs if isinstance(event, PreferencePair)]
     assert [pair.chosen_version for pair in pairs] == ([chosen] if chosen else [])
     assert all(pair.panel == "judge" for pair in pairs)
+
+
+def test_a_vote_on_a_pair_that_a_reward_model_chose_teaches_and_counts_for_no_version() -> None:
+    drawn = vote(choice=Choice.left)
+    labels = {PAIR_LABEL: INFORMATIVE}
+    context = drawn.context.model_copy(update={"labels": labels})
+    _, contributions, outputs = folded(drawn.model_copy(update={"context": context}))
+    assert FeedbackCounted("", "vote") in contributions
+    assert not [one for one in contributions if isinstance(one, VoteCounted)]
+    (pair,) = (event for event in outputs if isinstance(event, PreferencePair))
+    assert pair.context.labels == labels
 
 
 def test_a_vote_on_tool_turns_makes_a_whole_pair() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from services.cli.ranking import standing_votes, vote_events
+from services.cli.ranking import ranking_votes, standing_votes, vote_events
 from shared.contracts.events.feedback import FeedbackType
-from shared.contracts.events.votes import Choice
+from shared.contracts.events.votes import INFORMATIVE, PAIR_LABEL, Choice
 from shared.contracts.topics import FEEDBACK
 from shared.testing.log import MemoryLog
 from tests.support.aggregator import feedback, vote, withdrawn
@@ -21,6 +21,14 @@ def test_the_last_revision_counts_and_the_withdrawn_do_not() -> None:
         withdrawn("other", "other", FeedbackType.preference),
     ]
     assert standing_votes(events) == [edited]
+
+
+def test_votes_on_pairs_chosen_as_hard_to_tell_apart_rank_no_version() -> None:
+    drawn, other = vote("c1"), vote("c2")
+    context = other.context.model_copy(update={"labels": {PAIR_LABEL: INFORMATIVE}})
+    events = [drawn, other.model_copy(update={"context": context})]
+    assert len(standing_votes(events)) == 2
+    assert ranking_votes(events) == [drawn]
 
 
 def test_of_one_vote_sent_twice_one_counts() -> None:

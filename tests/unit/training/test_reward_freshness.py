@@ -23,10 +23,11 @@ from services.training.reward_freshness import (
 from services.training.reward_schedule import RETRY, RewardInputs, decide_reward
 from services.training.sides import DatasetRules, assign, is_rank_of_judge, set_apart
 from services.training.trigger import PairCounter
-from shared.contracts.events.base import EncryptedTexts, Message, ToolCall
+from shared.contracts.events.base import Context, EncryptedTexts, Message, ToolCall
 from shared.contracts.events.preferences import PairSource
 from shared.contracts.events.training import RunPhase, TrainingMethod, TrainingProgress
 from shared.contracts.events.versions import RewardRecord, reward_key
+from shared.contracts.events.votes import INFORMATIVE, PAIR_LABEL
 from shared.registry.versions import Registry
 from tests.unit.training.builders import (
     MODEL,
@@ -174,7 +175,7 @@ def test_a_look_is_bounded_and_a_vote_that_fails_lets_others_go_first() -> None:
 
 
 def test_fresh_votes_are_those_since_of_raters_and_prompts_that_the_model_never_saw() -> None:
-    rules, since, repeated, machines, gone = DatasetRules(), 300, 400, 401, 403
+    rules, since, repeated, machines, gone, hard = DatasetRules(), 300, 400, 401, 403, 405
     events = [pair_event(number, raters=(f"rater-{number % 20}",)) for number in range(repeated)]
     _, judged = set_apart(map(pair_of, events), rules)
     judges = {int(pair.pair_id[-4:]) for pair in judged}
@@ -188,6 +189,7 @@ def test_fresh_votes_are_those_since_of_raters_and_prompts_that_the_model_never_
         pair_event(repeated, messages=turns(f"question {learned}"), raters=(teacher,)),
         pair_event(machines, source=PairSource.synthetic, raters=(teacher,)),
         pair_event(gone, raters=(teacher,)),
+        pair_event(hard, raters=(teacher,), context=Context(labels={PAIR_LABEL: INFORMATIVE})),
     ]
     counter = PairCounter(MODEL, rules)
     for event in events:

@@ -279,6 +279,11 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- $_ := set $found "RATCHET_FEEDBACK_ROUTER_URL" (printf "http://%s-router:%d" $base (int64 $services.router.port)) -}}
 {{- if $values.ranking.hours -}}
 {{- $_ := set $found "RATCHET_FEEDBACK_VOTING_RANK_HOURS" $values.ranking.hours -}}
+{{- end -}}
+{{- if gt (int $values.ranking.candidates) 1 -}}
+{{- $_ := set $found "RATCHET_FEEDBACK_VOTING_CANDIDATES" $values.ranking.candidates -}}
+{{- end -}}
+{{- if or $values.ranking.hours (gt (int $values.ranking.candidates) 1) -}}
 {{- $_ := set $found "RATCHET_FEEDBACK_INFERENCE_URL" $inferences -}}
 {{- end -}}
 {{- else if eq .name "rollout" -}}
