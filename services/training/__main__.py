@@ -85,8 +85,8 @@ async def run(settings: TrainingSettings) -> None:
         session, settings.webhook_urls, settings.webhook_secret, clock, metrics.webhooks
     )
     reminders = ReminderSender(log, webhooks, clock) if settings.webhook_urls else None
-    fresh = _fresh_scorer(settings, log, session, metrics, clock)
     index = PairIndex.of(settings)
+    fresh = _fresh_scorer(settings, log, session, metrics, clock, index)
     scheduler = Scheduler(
         event_log=log,
         queue=queue,
@@ -163,11 +163,13 @@ def _fresh_scorer(
     session: aiohttp.ClientSession,
     metrics: TrainingMetrics,
     clock: Clock,
+    index: PairIndex,
 ) -> FreshScorer | None:
     if not settings.inference_url:
         return None
     scores = RewardScores(session, settings.inference_url, settings.score_authorization)
-    return FreshScorer(log, scores, metrics, clock, settings.reward_fresh_votes)
+    minimum = settings.reward_fresh_votes
+    return FreshScorer(log, scores, metrics, clock, minimum, before=index.verdicts())
 
 
 def main() -> None:

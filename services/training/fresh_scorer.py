@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -11,6 +12,7 @@ from services.training.metrics import TrainingMetrics
 from services.training.reward_freshness import (
     FreshAgreement,
     FreshVerdicts,
+    KnownVerdicts,
     VotePlace,
     is_scorable,
 )
@@ -34,6 +36,10 @@ FAILURES_IN_A_ROW = 5
 """Votes that the scorer does not score, one after the other, after which a look ends."""
 
 
+Stands = Callable[[str, VotePlace], Awaitable[bool]]
+"""Whether the pair of this id is still the one at this place."""
+
+
 class FreshScorer:
     """Has fresh votes scored, a bounded number per look, and tells how many the reward model agrees with."""
 
@@ -44,14 +50,19 @@ class FreshScorer:
         metrics: TrainingMetrics,
         clock: Clock,
         min_votes: int,
+        before: KnownVerdicts = KnownVerdicts(),  # noqa: B008
     ) -> None:
-        """`min_votes`: below so many fresh votes none is scored, as nothing could be concluded."""
+        """Take the log, the scorer, and what an earlier process knew of the votes.
+
+        `min_votes`: below so many fresh votes none is scored, as nothing could be concluded.
+        """
         self._log = event_log
         self._scores = scores
         self._metrics = metrics
         self._clock = clock
         self._min_votes = min_votes
-        self._verdicts = FreshVerdicts()
+        self._verdicts = FreshVerdicts(before)
+        self._stands: Stands | None = None
         self._published: RewardRecord | None = None
         self._noted = asyncio.Event()
         self._looked_at = -math.inf
@@ -60,6 +71,11 @@ class FreshScorer:
     def agreement(self) -> FreshAgreement:
         """Of the newest looks."""
         return self._verdicts.agreement
+
+    @property
+    def known(self) -> KnownVerdicts:
+        """What is to be kept over a restart."""
+        return self._verdicts.known
 
     @property
     def is_looking(self) -> bool:
@@ -72,8 +88,16 @@ class FreshScorer:
         another = self._published is None or self._published.name != published.name
         return (rested or another) and not self.is_looking
 
-    def note(self, published: RewardRecord, votes: list[VotePlace]) -> None:
-        """Take in the newest reward model and its fresh votes, newest first; `run` looks at them."""
+    def forget(self) -> None:
+        """Know of no vote any more: their topic is gone."""
+        self._verdicts.forget()
+
+    def note(self, published: RewardRecord, votes: list[VotePlace], stands: Stands) -> None:
+        """Take in the newest reward model and its fresh votes, newest first; `run` looks at them.
+
+        `stands` is asked before a vote's texts are sent: it may be erased while others are scored.
+        """
+        self._stands = stands
         self._looked_at = self._clock.monotonic()
         self._published = published
         self._verdicts.renew(published.name, votes)
@@ -105,6 +129,8 @@ class FreshScorer:
         self._count_failed([vote for vote in due if vote not in pairs])
         in_a_row, failed = 0, list[NotScored]()
         for vote, pair in pairs.items():
+            if self._stands is not None and not await self._stands(pair.pair_id, vote):
+                continue
             try:
                 agreed = await self._agrees(published, pair)
             except asyncio.CancelledError:

@@ -1,5 +1,7 @@
 """Pair index: what the schedule knows of each pair, in an SQLite file that outlives the process.
 
+With which fresh votes the newest reward model agrees is there, too: scoring them anew takes an hour.
+
 The file is disposable: one that is lost, damaged, or of another release, other brokers or rules is made
 anew from `preferences.v1`. It holds no texts; who rated a pair leaves it, and its journal, with the pair.
 """
@@ -18,6 +20,7 @@ import orjson
 import structlog
 
 from services.training.errors import DiskFull, PairIndexDamaged
+from services.training.reward_freshness import KnownVerdicts, VotePlace
 from services.training.settings import TrainingSettings
 from shared.kafka.log import Positions, Record, TopicReplaced
 from shared.revision import VERSION
@@ -25,7 +28,7 @@ from shared.revision import VERSION
 log = structlog.get_logger(__name__)
 
 FILE: Final = "pairs.sqlite"
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Kept in `user_version`; a file of another format is made anew."""
 CACHE_KIB: Final = 8 * 1024
 """Memory for pages of the file."""
@@ -35,6 +38,8 @@ _SCHEMA: Final = (
     "CREATE TABLE newest (topic TEXT, partition INTEGER, offset INTEGER NOT NULL,"
     " stored_ms INTEGER NOT NULL, key TEXT NOT NULL, PRIMARY KEY (topic, partition))",
     "CREATE TABLE pairs (pair_id TEXT PRIMARY KEY, pair BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE verdicts (reward_model TEXT NOT NULL, place TEXT, offset INTEGER,"
+    " agreed INTEGER NOT NULL, PRIMARY KEY (place, offset)) WITHOUT ROWID",
 )
 
 
@@ -85,6 +90,7 @@ class PairIndex:
         self._path = folder / FILE if folder is not None else None
         self._origin = origin
         self._newest: dict[tuple[str, int], _Newest] = {}
+        self._verdicts = KnownVerdicts()
         self._connection = self._opened()
         weakref.finalize(self, self._connection.close)
 
@@ -148,8 +154,34 @@ class PairIndex:
         """All pairs, in the order of their ids. Errors are those of `put`."""
         with self._trouble():
             for (stored,) in self._connection.execute("SELECT pair FROM pairs ORDER BY pair_id"):
-                digest, rank, raters, *rest = orjson.loads(stored)
-                yield CountedPair(bytes.fromhex(digest), rank, tuple(raters), *rest)
+                yield _pair_of(stored)
+
+    def stands(self, pair_id: str, vote: VotePlace) -> bool:
+        """Whether the pair of this id is the one at this place. Errors are those of `put`."""
+        with self._trouble():
+            found = self._connection.execute(
+                "SELECT pair FROM pairs WHERE pair_id = ?", (pair_id,)
+            ).fetchone()
+        if found is None:
+            return False
+        pair = _pair_of(found[0])
+        return (pair.place, pair.offset) == vote
+
+    def verdicts(self) -> KnownVerdicts:
+        """With which fresh votes a reward model agrees, as they are kept."""
+        return self._verdicts
+
+    def keep_verdicts(self, known: KnownVerdicts) -> None:
+        """Keep these, and no others. Errors are those of `put`."""
+        if known == self._verdicts:
+            return
+        with self._trouble():
+            self._connection.execute("DELETE FROM verdicts")
+            self._connection.executemany(
+                "INSERT INTO verdicts VALUES (?, ?, ?, ?)",
+                [(known.reward_model, *vote, said) for vote, said in known.agreed.items()],
+            )
+        self._verdicts = known
 
     def commit(self) -> None:
         """Put on disk what was read, and begin anew. Errors are those of `put`."""
@@ -167,6 +199,8 @@ class PairIndex:
         with self._trouble():
             self._connection.execute("DELETE FROM pairs")
             self._connection.execute("DELETE FROM newest")
+            self._connection.execute("DELETE FROM verdicts")
+        self._verdicts = KnownVerdicts()
 
     def close(self) -> None:
         """Let go of the file; what was not committed is read again."""
@@ -206,6 +240,9 @@ class PairIndex:
                 (topic, partition): _Newest(*newest)
                 for topic, partition, *newest in connection.execute("SELECT * FROM newest")
             }
+            rows = connection.execute("SELECT * FROM verdicts").fetchall()
+            agreed = {(place, offset): bool(said) for _, place, offset, said in rows}
+            self._verdicts = KnownVerdicts(rows[0][0] if rows else "", agreed)
             undo.pop_all()
         return connection
 
@@ -231,3 +268,8 @@ class PairIndex:
         except sqlite3.DatabaseError as error:
             self._delete()
             raise PairIndexDamaged(f"{self._path}: {error}; it is made anew") from error
+
+
+def _pair_of(stored: bytes) -> CountedPair:
+    digest, rank, raters, *rest = orjson.loads(stored)
+    return CountedPair(bytes.fromhex(digest), rank, tuple(raters), *rest)

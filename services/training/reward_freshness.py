@@ -8,8 +8,8 @@ share of the same kind of votes that came since tells whether it still judges as
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from shared.contracts.events.preferences import PreferencePair
 from shared.contracts.events.versions import RewardRecord
@@ -24,6 +24,14 @@ MAX_TURNS, MAX_CHARS = 256, 200_000
 
 VotePlace = tuple[str, int]
 """Where a vote's pair is in the log: `<topic>/<partition>` and offset."""
+
+
+@dataclass(frozen=True)
+class KnownVerdicts:
+    """With which fresh votes a reward model agrees, as it is kept over restarts."""
+
+    reward_model: str = ""
+    agreed: Mapping[VotePlace, bool] = field(default_factory=dict[VotePlace, bool])
 
 
 @dataclass(frozen=True)
@@ -88,11 +96,24 @@ def is_scorable(pair: PreferencePair) -> bool:
 class FreshVerdicts:
     """What the newest reward model said of each fresh vote; at most MOST_VOTES are known."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: KnownVerdicts = KnownVerdicts()) -> None:
+        """`before`: of an earlier process; they count once it is known which of the votes stand."""
+        self._before: KnownVerdicts | None = before
         self._reward_model = ""
         self._votes: Sequence[VotePlace] = ()
         self._agreed: dict[VotePlace, bool] = {}
         self._tries: Counter[VotePlace] = Counter()
+
+    @property
+    def known(self) -> KnownVerdicts:
+        """What is to be kept over a restart."""
+        return self._before or KnownVerdicts(self._reward_model, dict(self._agreed))
+
+    def forget(self) -> None:
+        """Know of no vote any more: their places are those of a topic that is gone."""
+        self._before, self._votes = None, ()
+        self._agreed.clear()
+        self._tries.clear()
 
     @property
     def agreement(self) -> FreshAgreement:
@@ -102,8 +123,10 @@ class FreshVerdicts:
     def renew(self, reward_model: str, votes: Sequence[VotePlace]) -> None:
         """Take the fresh votes that stand, newest first; what another reward model said is dropped."""
         if reward_model != self._reward_model:
-            self._reward_model = reward_model
-            self._agreed.clear()
+            before = self._before
+            same = before is not None and before.reward_model == reward_model
+            self._reward_model, self._before = reward_model, None
+            self._agreed = dict(before.agreed) if before and same else {}
             self._tries.clear()
         self._votes = votes[:MOST_VOTES]
         stand = frozenset(self._votes)

@@ -19,7 +19,7 @@ from services.training.metrics import TrainingMetrics
 from services.training.pair_index import PairIndex
 from services.training.plans import monday_of, week_progress
 from services.training.reminders import CollectionStatus
-from services.training.reward_freshness import MOST_VOTES, FreshAgreement
+from services.training.reward_freshness import MOST_VOTES, FreshAgreement, VotePlace
 from services.training.reward_schedule import RewardInputs, decide_reward, drift, reward_wait
 from services.training.settings import TrainingSettings
 from services.training.snapshot import MODELS, Offsets, place
@@ -90,7 +90,9 @@ class Scheduler:
         self._recount_at = -math.inf
         self._counted_all = False
         """Whether the last count had all pairs of the log: not at a start, nor without Kafka."""
-        self._tail = event_log.tail(PREFERENCES, positions=self._index.positions())
+        self._reached = dict(self._index.positions())
+        """Where reading of each partition went on when it was last looked at."""
+        self._tail = event_log.tail(PREFERENCES, positions=self._reached)
         self._why = ""
         self._snapshots: list[Manifest] = []
         self._looked_at = -math.inf
@@ -105,20 +107,41 @@ class Scheduler:
                         self._apply(record)
                 return
             except TopicReplaced as error:
-                log.warning("schedule.pairs_replaced", error=str(error))
                 async with self._counting:
-                    await asyncio.to_thread(self._pairs.forget_all)
+                    await self._forget_all(str(error))
             finally:
                 with contextlib.suppress(asyncio.CancelledError):
                     await self._tail.close()
             self._tail = self._log.tail(PREFERENCES)
 
     async def keep(self) -> None:
-        """Put the pairs that were read on disk, and what was taken out off it, until cancelled."""
+        """Put the pairs that were read on disk, and what was taken out off it, until cancelled.
+
+        A topic that ends before what was read of it was made anew, and is so forgotten before it has
+        a record.
+        """
         while True:
             await asyncio.sleep(KEEP_S)
             async with self._counting:
+                now = self._tail.positions()
+                if any(now.get(one, offset) < offset for one, offset in self._reached.items()):
+                    await self._forget_all("its end is before what was read")
+                self._reached.update(now)
+                if self._fresh is not None:
+                    await asyncio.to_thread(self._index.keep_verdicts, self._fresh.known)
                 await asyncio.to_thread(self._index.commit)
+
+    async def _forget_all(self, why: str) -> None:
+        """Count nothing any more, while nothing else is counted: the topic is another."""
+        log.warning("schedule.pairs_replaced", error=why)
+        self._reached.clear()
+        if self._fresh is not None:
+            self._fresh.forget()
+        await asyncio.to_thread(self._pairs.forget_all)
+
+    async def _stands(self, pair_id: str, vote: VotePlace) -> bool:
+        async with self._counting:
+            return await asyncio.to_thread(self._index.stands, pair_id, vote)
 
     def _apply(self, record: Record) -> None:
         if not self._index.takes(record):
@@ -156,7 +179,7 @@ class Scheduler:
             whole = self.age_s() <= WHOLE_S
             if known and whole and self._fresh is not None and self._fresh.is_due(known[-1]):
                 votes = await asyncio.to_thread(self._pairs.unlearned, offsets, MOST_VOTES)
-                self._fresh.note(known[-1], votes)
+                self._fresh.note(known[-1], votes, self._stands)
         for feature, index in drift(before, since).items():
             self._metrics.reward_drift.labels(settings.model, feature).set(index)
         inputs = RewardInputs(

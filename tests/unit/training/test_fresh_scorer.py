@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestServer
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from services.training import fresh_scorer
+from services.training import fresh_scorer, scheduler
 from services.training.dataset_store import DatasetStore
 from services.training.fresh_scorer import FAILURES_IN_A_ROW, LOOK_EVERY_S, FreshScorer
 from services.training.jobs import JobQueue
@@ -48,6 +48,8 @@ class StrawScorer:
         self.asked: list[list[str]] = []
         self.reward_model = REWARD
         self.silent = False
+        self.gate = asyncio.Event()
+        self.gate.set()
         self.status = 200
         self.refused: Callable[[str], bool] = lambda _: False
         self.agrees: Callable[[int], bool] = lambda _: True
@@ -60,6 +62,7 @@ class StrawScorer:
         self.asked.append(texts)
         if self.silent:
             await asyncio.Event().wait()
+        await self.gate.wait()
         if self.refused(texts[0]):
             return web.json_response({"title": "no"}, status=503)
         if self.status != 200:
@@ -87,7 +90,9 @@ class FreshHarness:
 
     def begin(self) -> None:
         scores = RewardScores(self._session, (self.scorer.url,), lambda: "Bearer key")
-        self.fresh = FreshScorer(self.log, scores, self._metrics, self.clock, MIN_VOTES)
+        self.fresh = FreshScorer(
+            self.log, scores, self._metrics, self.clock, MIN_VOTES, before=self.index.verdicts()
+        )
         self.schedule = Scheduler(
             event_log=self.log,
             queue=self.queue,
@@ -245,6 +250,49 @@ async def test_erased_and_withdrawn_votes_are_neither_scored_nor_counted(
     assert later
     assert later.isdisjoint(waiting[:60])
     assert harness.fresh.agreement.votes == len(harness.scorer.asked) - 10
+
+
+async def test_a_vote_that_is_erased_while_others_are_scored_is_not_sent(
+    harness: FreshHarness,
+) -> None:
+    await harness.voted()
+    harness.scorer.gate.clear()
+    harness.clock.advance(max(LOOK_EVERY_S, LOOK_INTERVAL_S))
+    await harness.schedule.consider(asks=True)
+    await eventually(lambda: len(harness.scorer.asked) == 1, "the first vote is being scored")
+    kept = {harness.scorer.asked[0][0].split()[-1], "0"}
+    for number in range(VOTES):
+        if str(number) not in kept:
+            await harness.publish(retraction(f"pair-{number:04}"))
+    await harness.all_read()
+    harness.scorer.gate.set()
+    await eventually(lambda: not harness.fresh.is_looking, "the look ends")
+    assert {chosen.split()[-1] for chosen, _ in harness.scorer.asked} <= kept
+    assert harness.counted("failed") == 0, "who takes a vote back makes no fault of the scorer's"
+
+
+async def test_a_restart_scores_no_vote_again(
+    harness: FreshHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "KEEP_S", 0.01)
+    await harness.voted()
+    await harness.look()
+    keeping = asyncio.create_task(harness.schedule.keep())
+    await eventually(
+        lambda: len(harness.index.verdicts().agreed) == SCORED_PER_LOOK, "they are kept"
+    )
+    keeping.cancel()
+    harness.begin()
+    assert harness.fresh.agreement.votes == 0, "which of them stand is not known yet"
+    tasks = [asyncio.create_task(one) for one in (harness.schedule.count(), harness.fresh.run())]
+    try:
+        await harness.look()
+    finally:
+        for task in (keeping, *tasks):
+            task.cancel()
+        await asyncio.gather(keeping, *tasks, return_exceptions=True)
+    asked = [chosen for chosen, _ in harness.scorer.asked]
+    assert len(set(asked)) == len(asked) == harness.fresh.agreement.votes == 2 * SCORED_PER_LOOK
 
 
 async def test_a_scorer_that_is_away_refuses_or_is_slow_is_told_of_and_stops_nothing(

@@ -18,6 +18,7 @@ from services.training.errors import DiskFull, PairIndexDamaged
 from services.training.jobs import JobQueue
 from services.training.metrics import TrainingMetrics
 from services.training.pair_index import FILE, CountedPair, PairIndex
+from services.training.reward_freshness import KnownVerdicts
 from services.training.scheduler import Scheduler
 from services.training.settings import TrainingSettings
 from services.training.trigger import PairCounter
@@ -186,6 +187,43 @@ async def test_a_topic_that_is_made_anew_is_counted_from_its_beginning(
     async with counting(log, folder, monkeypatch) as (index, _):
         await eventually(lambda: on_disk(folder) == 3 * PAIRS, "the new pairs are on disk")
         assert {pair.raters for pair in index.pairs()} == {("new",)}
+
+
+@pytest.mark.parametrize("live", [True, False])
+async def test_a_topic_that_is_made_anew_is_noticed_before_it_has_a_record(
+    live: bool, log: MemoryLog, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await kept(log, folder, monkeypatch, PAIRS)
+    if not live:
+        await log.recreate(PREFERENCES)
+    async with counting(log, folder, monkeypatch):
+        if live:
+            await log.recreate(PREFERENCES)
+        await eventually(lambda: on_disk(folder) == 0, "the pairs of the topic before are gone")
+
+
+def test_verdicts_are_kept_until_the_topic_is_another(folder: Path) -> None:
+    votes = KnownVerdicts("r1", {("p/0", 1): True, ("p/1", 2): False})
+    index = PairIndex(folder, "here")
+    index.keep_verdicts(KnownVerdicts("r0", {("p/0", 7): True}))
+    index.keep_verdicts(votes)
+    index.commit()
+    index.close()
+    again = PairIndex(folder, "here")
+    assert again.verdicts() == votes
+    again.reset()
+    again.commit()
+    again.close()
+    assert PairIndex(folder, "here").verdicts() == KnownVerdicts()
+
+
+def test_a_pair_stands_at_its_own_place_until_it_is_taken_out() -> None:
+    index = PairIndex()
+    index.put("one", PAIR)
+    assert index.stands("one", (PAIR.place, PAIR.offset))
+    assert not index.stands("one", (PAIR.place, PAIR.offset + 1)), "a newer one is in its place"
+    index.pop("one")
+    assert not index.stands("one", (PAIR.place, PAIR.offset))
 
 
 async def test_who_rated_a_pair_leaves_every_file_with_it(

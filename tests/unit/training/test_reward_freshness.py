@@ -16,6 +16,7 @@ from services.training.reward_freshness import (
     SCORED_PER_LOOK,
     FreshAgreement,
     FreshVerdicts,
+    KnownVerdicts,
     VotePlace,
     fallen,
     is_scorable,
@@ -155,6 +156,24 @@ def test_verdicts_are_of_one_model_and_of_votes_that_stand() -> None:
     assert verdicts.agreement == FreshAgreement("r1", 0, 1)
     verdicts.renew("r2", votes)
     assert verdicts.agreement == FreshAgreement("r2", 0, 0)
+
+
+def test_what_an_earlier_process_knew_counts_once_it_is_known_which_votes_stand() -> None:
+    before = KnownVerdicts("r1", {(PLACE, 1): True, (PLACE, 2): False})
+    verdicts = FreshVerdicts(before)
+    assert verdicts.agreement.votes == 0
+    assert verdicts.known == before
+    verdicts.renew("r1", [(PLACE, 3), (PLACE, 2)])
+    assert verdicts.agreement == FreshAgreement("r1", 0, 1)
+    assert verdicts.due() == [(PLACE, 3)]
+    assert verdicts.known == KnownVerdicts("r1", {(PLACE, 2): False})
+    another = FreshVerdicts(before)
+    another.renew("r2", [(PLACE, 2)])
+    assert another.agreement == FreshAgreement("r2", 0, 0)
+    forgotten = FreshVerdicts(before)
+    forgotten.forget()
+    forgotten.renew("r1", [(PLACE, 2)])
+    assert forgotten.agreement.votes == 0
 
 
 def test_a_look_is_bounded_and_a_vote_that_fails_lets_others_go_first() -> None:
