@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 import weakref
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -74,7 +75,7 @@ class _Newest(NamedTuple):
 
 
 class PairIndex:
-    """See the module. One thread at a time may use it."""
+    """See the module. One thread at a time uses it; it may be closed under that one."""
 
     def __init__(self, folder: Path | None = None, origin: str = "") -> None:
         """Open the folder's file, or make a new one; without a folder a temporary one.
@@ -89,6 +90,7 @@ class PairIndex:
         """
         self._path = folder / FILE if folder is not None else None
         self._origin = origin
+        self._lock = threading.RLock()
         self._newest: dict[tuple[str, int], _Newest] = {}
         self._verdicts = KnownVerdicts()
         self._connection = self._opened()
@@ -203,8 +205,12 @@ class PairIndex:
         self._verdicts = KnownVerdicts()
 
     def close(self) -> None:
-        """Let go of the file; what was not committed is read again."""
-        self._connection.close()
+        """Let go of the file; what was not committed is read again.
+
+        A thread may still be in the file, as nothing cancels it: SQLite would crash under it.
+        """
+        with self._lock:
+            self._connection.close()
 
     def _opened(self) -> sqlite3.Connection:
         try:
@@ -259,7 +265,10 @@ class PairIndex:
     @contextlib.contextmanager
     def _trouble(self) -> Generator[None]:
         try:
-            yield
+            with self._lock:
+                yield
+        except sqlite3.ProgrammingError:
+            raise  # it was closed meanwhile, which damages nothing
         except sqlite3.OperationalError as error:
             raise DiskFull(
                 f"disk: no room for the pairs that are counted ({error}); free some below "

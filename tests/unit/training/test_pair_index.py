@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -200,6 +201,33 @@ async def test_a_topic_that_is_made_anew_is_noticed_before_it_has_a_record(
         if live:
             await log.recreate(PREFERENCES)
         await eventually(lambda: on_disk(folder) == 0, "the pairs of the topic before are gone")
+
+
+def test_closed_under_a_thread_it_neither_crashes_nor_is_lost(folder: Path) -> None:
+    index = PairIndex(folder, "here")
+    for number in range(200):
+        read(index, number)
+    index.commit()
+    entered, release = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        for _ in index.pairs():
+            entered.set()
+            release.wait(20)
+
+    reading, closing = threading.Thread(target=slow), threading.Thread(target=index.close)
+    reading.start()
+    assert entered.wait(20)
+    closing.start()
+    closing.join(0.2)
+    assert closing.is_alive(), "it waits for the thread that reads"
+    release.set()
+    for thread in (reading, closing):
+        thread.join(20)
+        assert not thread.is_alive()
+    with pytest.raises(sqlite3.ProgrammingError):
+        index.commit()
+    assert len(PairIndex(folder, "here")) == 200
 
 
 def test_verdicts_are_kept_until_the_topic_is_another(folder: Path) -> None:
