@@ -11,6 +11,7 @@ In one run, against one real broker with four partitions of each topic: interact
   no output, acknowledged before its changelog is confirmed;
 - *Quix Streams*, *Bytewax*: the same join by another framework, in the environment that `setup.sh bench`
   makes (`benchmarks.stream_peers` says what they do less);
+- *flink*: the Flink twin of the figures, where `make flink` was run (`benchmarks.flink_peer`);
 - *ours*: `python -m services.aggregator`: decoded, joined, counted, outputs, rows and checkpoints
   confirmed by the broker, from the counters it exports.
 
@@ -41,6 +42,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from benchmarks import flink_peer
 from benchmarks.aggregator_peers import BROKEN, in_log, peer_rate, settled
 from benchmarks.rates import ProgressMark, Rate, slope
 from benchmarks.stream_peers import OUTPUTS, PEERS, topic_of
@@ -259,7 +261,10 @@ async def _prepare(bootstrap: str, records: Sequence[NewRecord]) -> None:
     await admin.start()
     names = [topic_of(peer, topic) for peer in PEERS for topic in OUTPUTS]
     response: Any = await admin.create_topics(
-        [NewTopic(name, PARTITIONS, 1) for name in ("bench-table-rows-changelog", *names)]
+        [
+            *(NewTopic(name, PARTITIONS, 1) for name in ("bench-table-rows-changelog", *names)),
+            *flink_peer.sink_topics(PARTITIONS),
+        ]
     )
     await admin.close()
     if any(code for _, code, *_ in response.topic_errors):
@@ -306,6 +311,22 @@ def measure(interactions: int, share: float) -> tuple[dict[str, Rate], list[str]
                     for topic, theirs, ours in zip(OUTPUTS, found.written, written, strict=True)
                     if theirs != ours
                 ]
+            if not flink_peer.installed():
+                differences.append(
+                    "flink: not measured, Flink is not installed: make flink does it"
+                )
+            elif (
+                twin := flink_peer.twin_rate(bootstrap, total + BROKEN_RECORDS, directory)
+            ) is None:
+                differences.append("flink: not measured, its job failed")
+            else:
+                rates["flink"] = twin.rate
+                differences.append(
+                    f"flink began {twin.start_s:.1f} s and {twin.start_cpu_s:.1f} CPU seconds "
+                    "before its first checkpoint with records"
+                )
+                if twin.counts != in_the_log:
+                    differences.append(f"flink counts {twin.counts}, the log has {in_the_log}")
             return rates, differences
         finally:
             stack.down()
@@ -318,6 +339,7 @@ WHAT = {
     "ours": "aggregator worker: joined, counted, confirmed",
     "quix": "Quix Streams, the same join, counters in memory",
     "bytewax": "Bytewax, the same join, counters in memory",
+    "flink": "Flink SQL twin, two slots: figures only, no outputs",
 }
 
 
@@ -344,7 +366,7 @@ def main() -> int:
     print(f"  {'':<14}{'by the clock':>14}{'by CPU second':>15}   events/s")
     for name, rate in rates.items():
         print(f"  {name:<14}{rate.wall:>14,.0f}{rate.cpu:>15,.0f}   {WHAT[name]}")
-    for name in PEERS:
+    for name in (*PEERS, "flink"):
         if name in rates:
             print(f"ahead of {name} per CPU second: {ours.cpu / rates[name].cpu:.2f} times")
     for difference in differences:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient
 
+from benchmarks.flink_peer import newest_values, sink_topics
 from services.aggregator.aggregates import FIGURES
 from shared.contracts.events.base import Context, Event, Message
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
@@ -29,7 +30,6 @@ from tests.support.flink import (
     aggregator_figures,
     compare,
     differences,
-    newest_values,
     run_twin,
     twin_figures,
 )
@@ -38,7 +38,6 @@ from tests.support.waiting import eventually
 pytestmark = [pytest.mark.verify, pytest.mark.timeout(600)]
 
 TRACES = 400
-SINKS = ("quality", "feedback", "satisfaction")
 QUESTION = Message(role="user", content="Where is my parcel?")
 ANSWER = Message(role="assistant", content='It says "role":"assistant".')
 TOOL = Message(role="tool", content="{}", tool_call_id="1")
@@ -165,10 +164,7 @@ async def log(kafka: str) -> AsyncIterator[KafkaLog]:
 async def create_sinks(bootstrap: str) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
-    compacted = {"cleanup.policy": "compact"}
-    await admin.create_topics(
-        [NewTopic(f"ratchet-flink.{sink}.v1", 2, 1, topic_configs=compacted) for sink in SINKS]
-    )
+    await admin.create_topics(sink_topics(partitions=2))
     await admin.close()
 
 

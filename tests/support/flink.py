@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections import defaultdict
 from datetime import datetime
 from pathlib import Path
 
-from deploy.local.processes import ROOT
+from benchmarks.flink_peer import FOLDER, newest_values, sql_command, tables
 from services.aggregator.aggregates import FIGURES
 from shared.contracts.topics import QUALITY
-from shared.kafka.log import Record, read_to_end
 from shared.kafka.producer import KafkaLog
 
-FOLDER = ROOT / "deploy" / "flink"
 Figures = dict[tuple[str, str, float], tuple[float, ...]]
 """(version, window, start in seconds) -> the figures, in the order of `FIGURES`."""
 
@@ -25,14 +22,10 @@ def run_twin(bootstrap: str, folder: Path, *, timeout_s: float) -> None:
     Raises:
         AssertionError: Flink refused a statement, or the job failed.
     """
-    starts = "'scan.startup.mode' = 'earliest-offset',"
-    bounded = f"{starts} 'scan.bounded.mode' = 'latest-offset',"
-    tables = (FOLDER / "tables.sql").read_text().replace(starts, bounded)
-    assert tables.count("scan.bounded.mode") == 2
     run_sql(
         bootstrap,
         folder,
-        tables=f"SET 'table.dml-sync' = 'true';\n{tables}",
+        ddl=tables(bounded=True),
         statements=(FOLDER / "quality.sql").read_text(),
         timeout_s=timeout_s,
     )
@@ -43,21 +36,16 @@ def compare(bootstrap: str, folder: Path, *, timeout_s: float) -> str:
     return run_sql(
         bootstrap,
         folder,
-        tables=(FOLDER / "tables.sql").read_text(),
+        ddl=(FOLDER / "tables.sql").read_text(),
         statements=(FOLDER / "compare.sql").read_text(),
         timeout_s=timeout_s,
     )
 
 
-def run_sql(bootstrap: str, folder: Path, *, tables: str, statements: str, timeout_s: float) -> str:
+def run_sql(bootstrap: str, folder: Path, *, ddl: str, statements: str, timeout_s: float) -> str:
     """Run statements over tables with the brokers' address of a test; what the client prints."""
-    for name, text in (("tables", tables), ("statements", statements)):
-        (folder / f"{name}.sql").write_text(text.replace("kafka:9092", bootstrap))
     done = subprocess.run(
-        [
-            *(FOLDER / "sql-client.sh", "-i", folder / "tables.sql"),
-            *("-f", folder / "statements.sql"),
-        ],
+        sql_command(bootstrap, folder, ddl=ddl, statements=statements),
         capture_output=True,
         text=True,
         timeout=timeout_s,
@@ -67,14 +55,6 @@ def run_sql(bootstrap: str, folder: Path, *, tables: str, statements: str, timeo
     assert done.returncode == 0, said[-4000:]
     assert "[ERROR]" not in said, said[-4000:]
     return done.stdout
-
-
-async def newest_values(log: KafkaLog, topic: str) -> list[dict[str, object]]:
-    """The newest value of each key of a compacted topic."""
-    newest: dict[str, Record] = {}
-    for record in await read_to_end(log, topic, timeout_s=60):
-        newest[record.key] = record
-    return [json.loads(record.value) for record in newest.values() if record.value]
 
 
 async def twin_figures(log: KafkaLog) -> Figures:
