@@ -9,6 +9,7 @@ from pathlib import Path
 from services.inference.drain_middleware import DrainMiddleware
 from services.inference.settings import InferenceSettings
 from shared.observability.trace_export import ENDPOINTS, PROTOCOL, traces_url
+from shared.vllm_environment import vllm_environment
 
 ENGINE_SERVICE = "ratchet-engine"
 """What the engine's spans call it, unless OTEL_SERVICE_NAME names both."""
@@ -59,27 +60,16 @@ def engine_environment(
 
     A base model that is a folder is served without asking a hub; a hub id may be fetched from it.
     """
-    wanted = {
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
+    cpu = settings.engine_profile == "cpu"
+    wanted = vllm_environment(
+        from_folder=Path(settings.base_model).is_dir(), cpu=cpu, kv_cache_gib=settings.kv_cache_gib
+    )
+    wanted["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
     if key := settings.engine_key():
         wanted["VLLM_API_KEY"] = key
-    if Path(settings.base_model).is_dir():
-        wanted["HF_HUB_OFFLINE"] = "1"
-    if settings.engine_profile == "cpu":
-        wanted["VLLM_CPU_KVCACHE_SPACE"] = str(settings.kv_cache_gib)
-        # vLLM compiles nothing of the model on CPU, but its first request for log-probabilities
-        # would wait some 20 s for a compiler.
-        wanted["TORCH_COMPILE_DISABLE"] = "1"
-        # Without this vLLM puts its own executor in place of `uni`. It concerns only where the
-        # model runs; the engine stays a process beside the API server.
-        wanted["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        if settings.engine_threads:
-            wanted["OMP_NUM_THREADS"] = str(settings.engine_threads)
-            wanted["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    if cpu and settings.engine_threads:
+        wanted["OMP_NUM_THREADS"] = str(settings.engine_threads)
+        wanted["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     if traces_url(environment):
         # vLLM's own default is gRPC; the sampler's variables are the SDK's, which it uses.
         wanted["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = PROTOCOL

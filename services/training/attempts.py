@@ -355,6 +355,7 @@ class Attempts:
             hyperparameters=hyperparameters.model_dump(mode="json"),
             reward=resolved.reward,
             evaluation=settings.evaluation,
+            generation=settings.generation,
             seed=resolved.job.seed,
             threads=settings.threads,
             nice=settings.nice,

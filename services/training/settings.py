@@ -10,10 +10,11 @@ from pydantic_settings import NoDecode
 
 from services.training.evaluation import EvaluationSettings
 from services.training.gate import GateLimits
+from services.training.generation import GenerationSettings
 from services.training.plans import PLANS, CollectionPlan, PlanName
 from services.training.sides import DatasetRules
 from shared.contracts.events.base import ModelName
-from shared.contracts.recipes import HYPERPARAMETERS, MAX_SEED, parse
+from shared.contracts.recipes import HYPERPARAMETERS, MAX_SEED, ONLINE, parse
 from shared.credentials import bearer, read_secret
 from shared.setting_fields import HttpAddress
 from shared.settings import ServiceSettings, service_config, shared_name, split_list
@@ -121,6 +122,7 @@ class TrainingSettings(ServiceSettings, WebhookSettings):
     online_dpo: dict[str, Any] = Field(default_factory=dict)
     reward: dict[str, Any] = Field(default_factory=dict)
     evaluation: EvaluationSettings = EvaluationSettings()
+    generation: GenerationSettings = GenerationSettings()
     gate: GateLimits = GateLimits()
     rules: DatasetRules = DatasetRules()
 
@@ -176,4 +178,7 @@ class TrainingSettings(ServiceSettings, WebhookSettings):
 
     def hyperparameters(self, method: str) -> dict[str, Any]:
         """What this service sets over a method's defaults."""
-        return {"max_length": self.max_context, **getattr(self, method)}
+        own: dict[str, Any] = {"max_length": self.max_context}
+        if method in ONLINE:
+            own["generation"] = self.generation.engine
+        return own | getattr(self, method)

@@ -19,6 +19,7 @@ from shared.file_faults import fault_of, load_yaml
 
 P = TypeVar("P", bound=BaseModel)
 MethodName = Literal["sft", "dpo", "kto", "grpo", "rloo", "ppo", "online_dpo", "reward"]
+GenerationName = Literal["transformers", "vllm", "auto"]
 LossTerm = Literal["sigmoid", "robust", "ipo", "hinge", "sigmoid_norm", "sft"]
 MAX_SEED = 2**32 - 1
 """The largest that every source of chance takes."""
@@ -124,6 +125,18 @@ class OnlineHyperparameters(TrainerHyperparameters):
     generations: int = Field(default=4, ge=2, le=64, description="answers a prompt")
     max_new_tokens: int = Field(default=96, ge=1, le=8192)
     temperature: float = Field(default=1.0, gt=0, le=2)
+    generation: GenerationName = Field(
+        default="transformers",
+        description="what writes the answers; auto: vllm where a GPU and vLLM are",
+    )
+
+    @model_validator(mode="after")
+    def _one_base_writes_and_learns(self) -> OnlineHyperparameters:
+        if self.generation == "vllm" and self.four_bit:
+            raise ValueError(
+                "generation: vllm would write by a base that is not in four bits; take transformers"
+            )
+        return self
 
     @model_validator(mode="after")
     def _whole_groups(self) -> OnlineHyperparameters:

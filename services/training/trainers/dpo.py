@@ -52,7 +52,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
             callbacks=[callback],
         )
         trainer.train_dataset = trainer.train_dataset.map(
-            _as_they_ended, fn_kwargs={"ends": end_tokens(model, tokenizer)}
+            _as_they_ended, fn_kwargs={"ends": end_tokens(model.generation_config, tokenizer)}
         )
         train(trainer, checkpoints)
     save_adapter(trainer, folder)

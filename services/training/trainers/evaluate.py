@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,14 @@ import torch
 from torch.nn import functional
 
 from services.training.spill import MadeRows
-from services.training.trainers.job import Progress, TrainerJob, read_rows, stored_rows, write_rows
+from services.training.trainers.answers import Answers, Note, answers, by_engine
+from services.training.trainers.job import (
+    Progress,
+    TrainerJob,
+    read_rows,
+    stored_rows,
+    write_rows,
+)
 from services.training.trainers.models import (
     Messages,
     answer_of,
@@ -30,8 +36,6 @@ from services.training.trainers.models import (
     load_tokenizer,
     padded,
     prompt_ids,
-    sampled,
-    set_seeds,
     without_end,
 )
 from services.training.trainers.reward import judge_adapter, judged_ids, load_scorer, score
@@ -39,8 +43,6 @@ from services.training.trainers.rows import TokenRows
 
 NGRAM = 4
 """Words in a row that count as a repetition when an answer has them again."""
-GENERATION_TOKENS = 65_536
-"""Most tokens of the answers that are written at a time, with their prompts and padding."""
 PERPLEXITY_TOKENS = 8192
 """Most tokens that are read at a time, padding included."""
 LOGITS = 2**27
@@ -49,9 +51,6 @@ LOGITS = 2**27
 
 READING = "reading held-out answers"
 OUTCOMES = ("wins", "ties", "losses", "reward_gain")
-
-Note = Callable[[int], None]
-"""Hears how many steps were done."""
 
 
 class HeldOut(NamedTuple):
@@ -62,16 +61,6 @@ class HeldOut(NamedTuple):
     cut: bool = False
     """Generation was truncated."""
     tools: str = ""
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What one arm wrote, one entry a prompt, and how likely it finds held-out answers."""
-
-    texts: list[str]
-    lengths: list[int]
-    ended: list[bool]
-    perplexity: float | None
 
 
 def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
@@ -97,6 +86,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     if judged and job.first_adapter not in ("", job.parent_adapter):
         judged["first"] = job.first_adapter
     asked = folders | judged
+    perplexities: dict[str, float | None] = {}
     total = len(prompts) * (len(asked) + len(judged)) + 2 * counts["perplexity_rows"] + 1
     done = 0
 
@@ -105,16 +95,26 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
         done += count
         progress.report("evaluate", done, total)
 
-    arms: dict[str, Answers] = {}
+    encoded = [prompt_ids(tokenizer, row["messages"], row.get("tools", "")) for row in prompts]
+    arms = by_engine(job, folder, tokenizer, encoded, asked, progress, "evaluate", note)
     for arm, adapter in asked.items():
+        if arm in arms and arm not in folders:
+            continue
         model = load_base(job.base)
         if adapter:
             model = load_adapter(model, adapter, trainable=False).merge_and_unload()
         model.eval()
-        near_parent = near if arm in folders else ()
-        read = progress.counted("evaluate", READING, near_parent, counts["perplexity_rows"])
-        arms[arm] = answers(job, model, tokenizer, prompts, read, note)
-    figures = {f"{arm}_{name}": value for arm in folders for name, value in _manners(arms[arm])}
+        if arm not in arms:
+            arms[arm] = answers(job, model, tokenizer, encoded, note)
+        if arm in folders:
+            read = progress.counted("evaluate", READING, near, counts["perplexity_rows"])
+            limit = job.trained.max_length
+            perplexities[arm] = perplexity(model, tokenizer, read, max_length=limit, note=note)
+    figures = {
+        f"{arm}_{name}": value
+        for arm in folders
+        for name, value in _manners(arms[arm], perplexities[arm])
+    }
     rows = [
         {**prompt, **{arm: arms[arm].texts[number] for arm in asked}}
         for number, prompt in enumerate(prompts)
@@ -133,42 +133,6 @@ def held_out(row: Mapping[str, Any], *, reasoning: bool) -> HeldOut:
     """A line of `heldout.jsonl` with the answer that is to be likely: the preferred one."""
     answer = answer_of(row, "chosen" if "chosen" in row else "answer", reasoning=reasoning)
     return HeldOut(row["messages"], answer, row.get("chosen_cut", False), row.get("tools", ""))
-
-
-def answers(
-    job: TrainerJob,
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[Mapping[str, Any]],
-    heldout: Iterable[HeldOut],
-    note: Note,
-) -> Answers:
-    """What a model answers to prompts, by the job's evaluation settings, and its perplexity."""
-    encoded = [prompt_ids(tokenizer, row["messages"], row.get("tools", "")) for row in prompts]
-    spaces = [len(tokens) + job.evaluation.max_new_tokens for tokens in encoded]
-    texts, lengths = [""] * len(encoded), [0] * len(encoded)
-    ended = [False] * len(encoded)
-    stops = end_tokens(model, tokenizer)
-    set_seeds(job.seed)
-    for batch in by_tokens(spaces, tokens=GENERATION_TOKENS, rows=job.evaluation.batch_size):
-        whole, mask = sampled(
-            model,
-            tokenizer,
-            [encoded[i] for i in batch],
-            max_new_tokens=job.evaluation.max_new_tokens,
-            temperature=job.evaluation.temperature,
-        )
-        written = whole[:, mask.shape[1] :].tolist()
-        for index, tokens in zip(batch, written, strict=True):
-            length = next((n for n, token in enumerate(tokens) if token in stops), None)
-            ended[index] = length is not None
-            lengths[index] = len(tokens) if length is None else length
-            kept = tokens[: lengths[index]]
-            texts[index] = tokenizer.decode(kept, skip_special_tokens=True).strip()
-        note(len(batch))
-    trained = job.trained
-    read = perplexity(model, tokenizer, heldout, max_length=trained.max_length, note=note)
-    return Answers(texts, lengths, ended, read)
 
 
 @torch.no_grad()
@@ -199,7 +163,7 @@ def perplexity(
 
     """
     limit = min(max_length, model.config.max_position_embeddings)
-    ends = end_tokens(model, tokenizer)
+    ends = end_tokens(model.generation_config, tokenizer)
     rows, firsts = TokenRows(), array("i")
     for row in heldout:
         ids = conversation_ids(tokenizer, row.messages, row.answer, row.tools)
@@ -234,8 +198,8 @@ def perplexity(
     return math.exp(min(nll / count, 50.0)) if count else None
 
 
-def _manners(said: Answers) -> list[tuple[str, float]]:
-    figures = [] if said.perplexity is None else [("perplexity", said.perplexity)]
+def _manners(said: Answers, perplexity: float | None) -> list[tuple[str, float]]:
+    figures = [] if perplexity is None else [("perplexity", perplexity)]
     count = len(said.texts)
     if count:
         figures += [

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
-from transformers import AutoConfig
 
 from services.training.trainers.job import Progress, TrainerJob, stored_rows
 from services.training.trainers.models import (
@@ -19,7 +18,7 @@ from services.training.trainers.models import (
     answer_of,
     conversation_ids,
     load_tokenizer,
-    loading,
+    positions,
     prompt_ids,
     turns_before,
 )
@@ -53,13 +52,13 @@ def run(job: TrainerJob, _: Path, progress: Progress) -> dict[str, Any]:
         "judge.jsonl": job.reward.max_length,
         "prompts.jsonl": trained.max_length,
     }
-    positions = _positions(job.base)
+    most = positions(job.base)
     files = {name: stored_rows(Path(job.data) / name) for name in limits}
     total = sum(map(len, files.values()))
     lines = ((name, *numbered) for name in files for numbered in enumerate(files[name], start=1))
     left_out: list[dict[str, Any]] = []
     for done, (name, line, row) in enumerate(lines, start=1):
-        limit = min(limits[name], positions)
+        limit = min(limits[name], most)
         found = _problem(
             tokenizer,
             row,
@@ -124,9 +123,3 @@ def _unwritten_call(tokenizer: Any, ids: list[int], turns: list[Mapping[str, Any
         return ""
     written = tokenizer.decode(ids)
     return next((name for name in names if name not in written), "")
-
-
-def _positions(base: str) -> int:
-    with loading(base):
-        config = AutoConfig.from_pretrained(base)
-    return int(getattr(config, "max_position_embeddings", 0) or 2**31)

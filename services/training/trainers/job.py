@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from services.training.evaluation import EvaluationSettings
+from services.training.generation import GenerationSettings
 from services.training.spill import MadeRows
 from services.training.trainers import processes
 from shared.contracts.recipes import (
@@ -91,6 +92,7 @@ class TrainerJob(BaseModel):
     hyperparameters: dict[str, Any] = Field(default_factory=dict)
     reward: RewardHyperparameters
     evaluation: EvaluationSettings
+    generation: GenerationSettings = GenerationSettings()
     seed: int
     threads: int = 0
     nice: int = 0

@@ -61,7 +61,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
             callbacks=[callback],
         )
         trainer.train_dataset = trainer.train_dataset.map(
-            _as_it_ended, fn_kwargs={"ends": end_tokens(model, tokenizer)}
+            _as_it_ended, fn_kwargs={"ends": end_tokens(model.generation_config, tokenizer)}
         )
         train(trainer, checkpoints)
     save_adapter(trainer, folder)

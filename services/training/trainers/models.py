@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from datasets import Dataset, Features, Value
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+)
 
 from services.training.trainers import loads, processes
 from services.training.trainers.job import CannotTrain, TrainerJob
@@ -234,9 +240,25 @@ def conversations(
     )
 
 
-def end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """Tokens that end a turn: the tokenizer's and those the model's own settings name."""
-    configured = model.generation_config.eos_token_id
+def generation_config(base: str) -> GenerationConfig:
+    """How the base's own settings have answers written, as a loaded model has it."""
+    with loading(base):
+        try:
+            return GenerationConfig.from_pretrained(base)
+        except OSError:
+            return GenerationConfig.from_model_config(AutoConfig.from_pretrained(base))
+
+
+def positions(base: str) -> int:
+    """Tokens that the base can tell apart; very many where it names no bound."""
+    with loading(base):
+        config = AutoConfig.from_pretrained(base)
+    return int(getattr(config, "max_position_embeddings", 0) or 2**31)
+
+
+def end_tokens(settings: GenerationConfig, tokenizer: Any) -> set[int]:
+    """Tokens that end a turn: the tokenizer's and those the base's own settings name."""
+    configured = settings.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
     return {token for token in [*listed, tokenizer.eos_token_id] if token is not None}
 
@@ -257,6 +279,15 @@ def padded(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[Any,
         ids[index, span] = torch.tensor(row, dtype=torch.long)
         mask[index, span] = 1
     return ids.to(device()), mask.to(device())
+
+
+def joined(
+    prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad: int
+) -> tuple[Any, Any]:
+    """Prompts with their answers as `sampled` returns them."""
+    ids, mask = padded(prompts, pad, left=True)
+    said, _ = padded(answers, pad, left=False)
+    return torch.cat([ids, said], dim=1), mask
 
 
 @torch.no_grad()
@@ -292,7 +323,7 @@ def sampled(
         input_ids=ids,
         attention_mask=mask,
         max_new_tokens=max_new_tokens,
-        eos_token_id=sorted(end_tokens(model, tokenizer)),
+        eos_token_id=sorted(end_tokens(model.generation_config, tokenizer)),
         pad_token_id=tokenizer.pad_token_id,
         **chance,
         **settings,

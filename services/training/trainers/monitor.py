@@ -18,6 +18,7 @@ from services.training.trainers import processes
 from services.training.trainers.job import read_rows, write_rows
 from services.training.trainers.models import Messages, prompt_ids, sampled
 from services.training.trainers.overoptimisation import Check, best, mean, parted
+from services.training.trainers.present_policy import PresentPolicy
 
 CHECKS = 10
 """Checks over a whole training."""
@@ -64,6 +65,8 @@ class RewardMonitor(TrainerCallback):
         self.stopped = False
         self.model: Any = None
         """The model with the trained adapter; the trainer is made after its callbacks."""
+        self.policy: PresentPolicy | None = None
+        """What writes answers in place of this process."""
 
     def on_train_begin(self, _: Any, state: Any, control: Any, **__: Any) -> None:
         """See TrainerCallback. What was noted before a kill counts up to the checkpoint."""
@@ -109,15 +112,22 @@ class RewardMonitor(TrainerCallback):
         if parted(self._history):
             self.stopped = control.should_training_stop = True
 
-    def _check(self, step: int) -> None:
+    def _sampled(self, asked: Sequence[Sequence[int]]) -> Any:
         was_training = self.model.training
         self.model.eval()
         with torch.random.fork_rng():
             torch.manual_seed(self._seed)
-            asked = [prompt_ids(self._tokenizer, prompt) for prompt in self._prompts]
             whole, mask = sampled(self.model, self._tokenizer, asked, **self._sampling)
         self.model.train(was_training)
-        said = self._tokenizer.batch_decode(whole[:, mask.shape[1] :], skip_special_tokens=True)
+        return whole[:, mask.shape[1] :]
+
+    def _check(self, step: int) -> None:
+        asked = [prompt_ids(self._tokenizer, prompt) for prompt in self._prompts]
+        if self.policy is None:
+            written = self._sampled(asked)
+        else:
+            written = self.policy.write(asked, str(self._seed)).ids
+        said = self._tokenizer.batch_decode(written, skip_special_tokens=True)
         turns = [[{"role": "assistant", "content": text}] for text in said]
         check = Check(step, self._proxy(self._prompts, turns), self._judge(self._prompts, turns))
         # A process that stopped by another rounding would leave the others waiting for it.

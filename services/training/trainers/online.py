@@ -5,11 +5,14 @@ What GRPO, RLOO, PPO and online DPO share.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from services.training.sides import digest
 from services.training.spill import MadeRows, SpilledTable
@@ -21,15 +24,21 @@ from services.training.trainers.arguments import (
     save_adapter,
     train,
 )
+from services.training.trainers.generation import AnswerEngine, EnginePlan, by_vllm, started, told
 from services.training.trainers.job import CannotTrain, Progress, Stage, TrainerJob, iterate_rows
 from services.training.trainers.models import (
     Messages,
     conversations,
+    dtype,
+    end_tokens,
+    generation_config,
     load_tokenizer,
+    positions,
     set_seeds,
     start_of,
 )
 from services.training.trainers.monitor import PROMPTS, RewardMonitor
+from services.training.trainers.present_policy import PresentPolicy
 from services.training.trainers.reward import judge_adapter, judged_ids, load_scorer, score
 from services.training.trainers.rows import row_files
 from shared.contracts.recipes import OnlineHyperparameters
@@ -82,9 +91,13 @@ def run(
         # A checkpoint between two updates would lose the answers that both learn from.
         settings["save_steps"] = math.ceil(settings["save_steps"] / updates) * updates
         settings["updates"] = updates
-    with row_files(folder, stage, progress) as files:
+    model = start_of(job, parameters)
+    with (
+        row_files(folder, stage, progress) as files,
+        _engine(job, folder, progress, stage, model) as engine,
+    ):
         trainer = trainer_class(
-            model=start_of(job, parameters),
+            model=model,
             processing_class=tokenizer,
             reward_funcs=[proxy],
             args=config(
@@ -98,8 +111,14 @@ def run(
             callbacks=[callback, *monitor],
         )
         model = adapted(trainer)
+        policy = None
+        if engine is not None:
+            policy = _policy(engine, job, folder, tokenizer, trainer)
+            # As TRL's trainers set them where they start a vLLM of their own.
+            trainer.use_vllm, trainer.vllm_generation = True, policy
+            trainer._last_loaded_step = -1
         for one in monitor:
-            one.model = model
+            one.model, one.policy = model, policy
         train(trainer, checkpoints)
     figures = callback.figures()
     for one in monitor:
@@ -107,6 +126,49 @@ def run(
         figures |= one.figures()
     save_adapter(trainer, folder)
     return figures
+
+
+@contextlib.contextmanager
+def _engine(
+    job: TrainerJob, folder: Path, progress: Progress, stage: Stage, model: Any
+) -> Iterator[AnswerEngine | None]:
+    """What writes the answers; None where this process does."""
+    parameters = job.trained
+    assert isinstance(parameters, OnlineHyperparameters)
+    gpu = torch.cuda.is_available()
+    if not by_vllm(parameters.generation, gpu=gpu, four_bit=parameters.four_bit):
+        yield None
+        return
+    adapter = model.peft_config["default"]
+    plan = EnginePlan(
+        base=job.base,
+        dtype=str(dtype()).removeprefix("torch."),
+        rank=max(adapter.r, *adapter.rank_pattern.values(), 1),
+        adapters=1,
+        max_length=min(positions(job.base), parameters.max_length + parameters.max_new_tokens),
+        gpu=gpu,
+    )
+    with started(plan, job.generation, folder, told(progress, stage)) as engine:
+        yield engine
+
+
+def _policy(
+    engine: AnswerEngine, job: TrainerJob, folder: Path, tokenizer: Any, trainer: Any
+) -> PresentPolicy:
+    parameters = job.trained
+    assert isinstance(parameters, OnlineHyperparameters)
+    return PresentPolicy(
+        engine,
+        adapted(trainer),
+        folder,
+        step=lambda: trainer.state.global_step,
+        seed=job.seed,
+        sampling={
+            "max_new_tokens": parameters.max_new_tokens,
+            "temperature": parameters.temperature,
+            "ends": end_tokens(generation_config(job.base), tokenizer),
+        },
+    )
 
 
 def _monitor(

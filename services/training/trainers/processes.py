@@ -33,8 +33,16 @@ def die_with(parent: int) -> bool:
 
 
 def environment_of_one() -> dict[str, str]:
-    """The environment of a process outside the launched ones, which must not wait for them."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHED)}
+    """The environment of a process outside the launched ones, which must not wait for them.
+
+    It sees the GPU of the process that starts it and no other.
+    """
+    alone = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHED)}
+    if count() > 1:
+        local, seen = os.environ.get("LOCAL_RANK", "0"), os.environ.get("CUDA_VISIBLE_DEVICES")
+        mine = [local] if seen is None else seen.split(",")[int(local) :]
+        alone["CUDA_VISIBLE_DEVICES"] = next(iter(mine), "")
+    return alone
 
 
 def rank() -> int:

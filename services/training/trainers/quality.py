@@ -23,11 +23,17 @@ from services.training.measures.questions import (
 )
 from services.training.measures.references import reference_scores
 from services.training.measures.text import coherence, sentiment
+from services.training.trainers.answers import answers, by_engine
 from services.training.trainers.drift import ARMS, as_arm
-from services.training.trainers.evaluate import answers
 from services.training.trainers.fit import TEMPLATE_ERRORS
 from services.training.trainers.job import Progress, TrainerJob, iterate_rows, read_rows, write_rows
-from services.training.trainers.models import load_adapter, load_base, load_tokenizer, prompt_ids
+from services.training.trainers.models import (
+    load_adapter,
+    load_base,
+    load_tokenizer,
+    positions,
+    prompt_ids,
+)
 
 Row = dict[str, Any]
 MAX_SENTIMENT_CHARACTERS = 2000
@@ -44,18 +50,12 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
 
     """
     tokenizer = load_tokenizer(job.base)
-    model = load_adapter(load_base(job.base), folder / "adapter", trainable=False).eval()
-    if job.parent_adapter:
-        model.load_adapter(job.parent_adapter, "parent")
     own = job.evaluation.questions
     known = all_questions(load_questions(Path(own)) if own else None)
-    limit = model.config.max_position_embeddings - job.evaluation.question_tokens
+    limit = positions(job.base) - job.evaluation.question_tokens
     asked = [one for one in known if _fits(tokenizer, one, limit)]
     total = len(ARMS) * len(asked) + 1
-    for number, arm in enumerate(ARMS):
-        before = number * len(asked)
-        with as_arm(model, arm):
-            _ask(job, model, tokenizer, asked, arm, _Counted(progress, before, total))
+    _ask(job, folder, tokenizer, asked, progress, total)
     write_rows(folder / "questions.jsonl", [one.row() for one in asked])
     rows = read_rows(folder / "answers.jsonl")
     references = _references(Path(job.data) / "heldout.jsonl", set(map(_key, rows)))
@@ -76,34 +76,39 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     return figures
 
 
-class _Counted:
-    """Reports how many of the stage's questions are answered."""
-
-    def __init__(self, progress: Progress, done: int, total: int) -> None:
-        self._progress, self._done, self._total = progress, done, total
-
-    def __call__(self, count: int) -> None:
-        self._done += count
-        self._progress.report("quality", self._done, self._total)
-
-
 def _ask(
     job: TrainerJob,
-    model: Any,
+    folder: Path,
     tokenizer: Any,
     questions: Sequence[EvaluationQuestion],
-    arm: str,
-    note: Callable[[int], None],
+    progress: Progress,
+    total: int,
 ) -> None:
+    """Have both arms answer the questions; `total` is of the stage's steps."""
     greedy = job.evaluation.model_copy(
         update={"temperature": 0.0, "max_new_tokens": job.evaluation.question_tokens}
     )
-    prompts = [{"messages": one.messages, "tools": _tools(one)} for one in questions]
-    found = answers(
-        job.model_copy(update={"evaluation": greedy}), model, tokenizer, prompts, (), note
-    )
-    for question, text in zip(questions, found.texts, strict=True):
-        question.answers[arm] = text
+    job = job.model_copy(update={"evaluation": greedy})
+    encoded = [prompt_ids(tokenizer, one.messages, _tools(one)) for one in questions]
+    adapters = {"parent": job.parent_adapter, "candidate": str(folder / "adapter")}
+    done = 0
+
+    def note(count: int) -> None:
+        nonlocal done
+        done += count
+        progress.report("quality", done, total)
+
+    found = by_engine(job, folder, tokenizer, encoded, adapters, progress, "quality", note)
+    if not found:
+        model = load_adapter(load_base(job.base), adapters["candidate"], trainable=False).eval()
+        if job.parent_adapter:
+            model.load_adapter(job.parent_adapter, "parent")
+        for arm in ARMS:
+            with as_arm(model, arm):
+                found[arm] = answers(job, model, tokenizer, encoded, note)
+    for arm in ARMS:
+        for question, text in zip(questions, found[arm].texts, strict=True):
+            question.answers[arm] = text
 
 
 def _fits(tokenizer: Any, question: EvaluationQuestion, limit: int) -> bool:

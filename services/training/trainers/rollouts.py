@@ -20,9 +20,11 @@ from trl.trainer.utils import selective_log_softmax, use_adapter
 from services.training.trainers.models import (
     Messages,
     end_tokens,
+    joined,
     prompt_ids,
     sampled,
 )
+from services.training.trainers.present_policy import PresentPolicy
 
 VALUE_HEAD = "value_head.pt"
 
@@ -145,7 +147,9 @@ class RolloutTrainer(Trainer):
         )
         self.model_accepts_loss_kwargs = False
         (self._reward,) = reward_funcs
-        self._ends = end_tokens(model, processing_class)
+        self.vllm_generation: PresentPolicy | None = None
+        """What writes answers in place of this process; the name is that of TRL's trainers."""
+        self._ends = end_tokens(model.generation_config, processing_class)
         self._kept: list[Rollouts] = []
         self._seen = 0
         self._figures: dict[str, list[float]] = {}
@@ -179,15 +183,20 @@ class RolloutTrainer(Trainer):
     def _sampled(self, prompts: Sequence[Messages]) -> Rollouts:
         policy, tokenizer = self.policy, self.processing_class
         policy.eval()
-        whole, mask = sampled(
-            policy.model,
-            tokenizer,
-            [prompt_ids(tokenizer, prompt) for prompt in prompts],
-            max_new_tokens=self.args.max_completion_length,
-            temperature=self.args.temperature,
-            # A base's own penalty would make the samples another distribution than the policy's.
-            repetition_penalty=1.0,
-        )
+        asked = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+        if self.vllm_generation is None:
+            whole, mask = sampled(
+                policy.model,
+                tokenizer,
+                asked,
+                max_new_tokens=self.args.max_completion_length,
+                temperature=self.args.temperature,
+                # A base's own penalty would make the samples another distribution than the policy's.
+                repetition_penalty=1.0,
+            )
+        else:
+            _, written, _, _ = self.vllm_generation.generate(asked)
+            whole, mask = joined(asked, written, tokenizer.pad_token_id)
         said = whole[:, mask.shape[1] :]
         ended = torch.isin(said, torch.tensor(sorted(self._ends), device=said.device)).long()
         answers = (ended.cumsum(-1) - ended == 0).long()

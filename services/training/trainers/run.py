@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from services.training.trainers import loads, memory, processes
+from services.training.trainers import generation, loads, memory, processes
 from services.training.trainers.job import (
     BUSY,
     FAILURE,
@@ -96,7 +96,7 @@ def _stages(job: TrainerJob, folder: Path) -> int:
     if processes.rank() == 0:
         (folder / FAILURE).unlink(missing_ok=True)
         packages = {name: importlib.metadata.version(name) for name in PACKAGES}
-        write_json(folder / "packages.json", packages)
+        write_json(folder / "packages.json", packages | generation.used(folder))
     return 0
 
 

@@ -25,15 +25,24 @@ def test_a_single_process_sees_its_first_device_alone(
     assert os.environ["CUDA_VISIBLE_DEVICES"] == kept
 
 
-def test_launched_processes_keep_theirs_and_what_they_start_is_told_of_none(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("seen", "local", "its"),
+    [("2,3", "1", "3"), ("2,3", "0", "2"), (None, "1", "1"), ("", "0", "")],
+)
+def test_launched_processes_keep_theirs_and_what_they_start_has_the_same_device_alone(
+    monkeypatch: pytest.MonkeyPatch, seen: str | None, local: str, its: str
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "TORCHELASTIC_RUN_ID"):
         monkeypatch.setenv(name, "2")
+    monkeypatch.setenv("LOCAL_RANK", local)
     keep_one_device()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
+    if seen is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
     alone = environment_of_one()
-    assert alone["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert alone["CUDA_VISIBLE_DEVICES"] == its
     assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} & alone.keys()
     assert "TORCHELASTIC_RUN_ID" not in alone

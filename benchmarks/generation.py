@@ -1,0 +1,77 @@
+"""`python -m benchmarks.generation [--folder F]`: answers by transformers and by vLLM, one thread.
+
+An adapter of the starter model answers the starter's prompts as an evaluation has it. The seconds are of
+the process that writes them, its imports, the model's load and the engine's start included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.training_stages import ML_PYTHON, ROOT, demonstration, run, starter, train, write
+from deploy.starter import corpus
+from shared.contracts.recipes import RewardHyperparameters
+
+FOLDER = ROOT / ".run/generation"
+COUNTS = (32, 256, 1024)
+WRITERS = ("transformers", "vllm")
+ROWS = 64
+"""Demonstrations that the adapter learns from: it only has to differ from the base."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks.generation", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="its adapter is used again")
+    folder = parser.parse_args(arguments).folder.resolve()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    adapter = trained(folder / "first")
+    print(f"| answers | {' | '.join(f'{one}, s' for one in WRITERS)} |\n|---|---|---|")
+    for count in COUNTS:
+        took = [f"{seconds(folder / one, adapter, one, count):.1f}" for one in WRITERS]
+        print(f"| {count} | {' | '.join(took)} |", flush=True)
+    return 0
+
+
+def trained(folder: Path) -> str:
+    """The folder of an adapter of the starter model."""
+    data = folder / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    lines = Path(starter()["demonstrations"]).read_text(encoding="utf-8").splitlines()
+    write(data / "train.jsonl", [demonstration(json.loads(line)) for line in lines[:ROWS]])
+    train(folder, "sft", ["sft"], {"seed": 1, "data": str(data)})
+    return str(folder / "adapter")
+
+
+def seconds(folder: Path, adapter: str, writer: str, count: int) -> float:
+    """How long so many answers take."""
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = random.Random(count).choices(corpus.prompts_of("eval"), k=count)
+    turns = [{"messages": [{"role": "user", "content": one.text}]} for one in asked]
+    write(folder / "prompts.jsonl", turns)
+    job = {
+        "stages": [],
+        "base": starter()["model"],
+        "parent_adapter": adapter,
+        "data": "",
+        "judge": "",
+        "reward": RewardHyperparameters().model_dump(mode="json"),
+        "evaluation": {},
+        "generation": {"engine": writer},
+        "seed": 1,
+        "threads": 1,
+    }
+    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    began = time.monotonic()
+    run([str(ML_PYTHON), "-m", "benchmarks.answer_sampling", str(folder)])
+    return time.monotonic() - began
+
+
+if __name__ == "__main__":
+    sys.exit(main())
