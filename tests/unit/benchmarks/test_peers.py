@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import httpx
 import pytest
 import yaml
 
-from benchmarks.peers import GOAL_TIMES, PEERS
+from benchmarks.peers import GOAL_TIMES, LOOPBACK, NODE, PEERS
 from benchmarks.proxy_load import LOAD, Load, Row, chat_load, wrk
 from benchmarks.router import distances, verdicts
 from benchmarks.stub_engine import serve_stub
@@ -52,6 +53,17 @@ def test_portkey_splits_traffic_by_what_each_request_carries() -> None:
     assert read["strategy"] == {"mode": "loadbalance"}
     assert [target["weight"] for target in read["targets"]] == [0.8, 0.2]
     assert {target["custom_host"] for target in read["targets"]} == {"http://127.0.0.1:3/v1"}
+
+
+@pytest.mark.parametrize("named", ["0", "{ port: 0 }", "0, undefined"])
+def test_servers_on_node_that_name_no_address_are_on_loopback(named: str) -> None:
+    script = f"""
+        const server = require("node:net").createServer();
+        server.listen({named}, () => {{ console.log(server.address().address); server.close(); }});
+    """
+    command = [str(NODE), "--require", str(LOOPBACK), "--eval", script]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+    assert said.stdout.strip() == "127.0.0.1"
 
 
 def test_headers_are_quoted_in_the_script_of_wrk() -> None:
