@@ -280,7 +280,7 @@ async def test_who_asks_goes_along_from_the_header_too(inference: TestServer) ->
     assert '"user":"ann"' in answer.text
 
 
-class InferenceOfOneBase:
+class RefusingOrAnswering:
     """An inference service: its answer, or its refusal, and how often it was asked."""
 
     def __init__(self, status: int = 200, text: str = "") -> None:
@@ -302,14 +302,14 @@ class InferenceOfOneBase:
 
 
 @pytest.fixture
-async def both() -> AsyncIterator[tuple[InferenceOfOneBase, InferenceOfOneBase]]:
-    old, new = InferenceOfOneBase(text="old base"), InferenceOfOneBase(404, "new base")
+async def both() -> AsyncIterator[tuple[RefusingOrAnswering, RefusingOrAnswering]]:
+    old, new = RefusingOrAnswering(text="old base"), RefusingOrAnswering(404, "new base")
     async with old.server, new.server:
         yield old, new
 
 
 async def test_a_service_that_has_the_writer_s_version_answers_as_it_moves_to_another_base(
-    both: tuple[InferenceOfOneBase, InferenceOfOneBase],
+    both: tuple[RefusingOrAnswering, RefusingOrAnswering],
 ) -> None:
     """No address is changed: who has the version is found, and asked first from then on."""
     old, new = both
@@ -331,7 +331,7 @@ async def test_a_service_that_has_the_writer_s_version_answers_as_it_moves_to_an
 
 @pytest.mark.parametrize(("status", "others"), [(404, 1), (503, 1), (504, 0), (502, 0), (422, 0)])
 async def test_another_service_is_asked_only_where_the_first_has_done_nothing(
-    both: tuple[InferenceOfOneBase, InferenceOfOneBase], status: int, others: int
+    both: tuple[RefusingOrAnswering, RefusingOrAnswering], status: int, others: int
 ) -> None:
     first, second = both
     first.status = second.status = status
@@ -343,7 +343,7 @@ async def test_another_service_is_asked_only_where_the_first_has_done_nothing(
 
 
 async def test_a_service_that_is_away_is_passed_over(
-    both: tuple[InferenceOfOneBase, InferenceOfOneBase],
+    both: tuple[RefusingOrAnswering, RefusingOrAnswering],
 ) -> None:
     old, _ = both
     async with client("http://127.0.0.1:9", url_of(old.server)) as http:
