@@ -148,7 +148,7 @@ def measured(
         with httpx.Client(
             base_url=stack.url("inference"), headers=headers, timeout=TIMEOUT_S
         ) as client:
-            asked = Asked(client, stack.pid("inference"))
+            asked = ScoringService(client, stack.pid("inference"))
             asked.wait()
             for kind, rows in kinds_of_answers(count).items():
                 ways = [[row] for row in rows], [rows]
@@ -157,7 +157,7 @@ def measured(
                 yield kind, (len(json.dumps(rows)) // len(rows), turns)
 
 
-class Asked:
+class ScoringService:
     """The service, over one connection."""
 
     def __init__(self, client: httpx.Client, pid: int) -> None:
