@@ -14,6 +14,7 @@ from shared.clock import Clock
 from shared.contracts.events.base import Message, prompt_text
 from shared.http.reward_scores import NotScored, RewardScores
 from shared.information import AnsweredTwice, information
+from shared.observability.events import Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -84,4 +85,4 @@ class PairChoice:
         if now >= self._paused_until:  # those who asked meanwhile failed by the same cause
             wait_s = self._backoff.next_s()
             self._paused_until = now + wait_s
-            log.info("voting.pair_not_scored", error=why, retry_in_s=wait_s)
+            log.info(Unavailable.scorer, during="pair_choice", error=why, retry_in_s=wait_s)

@@ -13,6 +13,7 @@ from services.rollout.state import EngineReport
 from shared.http.answers import read_json
 from shared.http.client import request_within
 from shared.http.reward_scores import NotScored, RewardScores, ScoredAnswer
+from shared.observability.events import Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +81,7 @@ class Agents:
         try:
             found = await self._scores.given(model, answers)
         except NotScored as error:
-            log.info("answers.not_scored", error=str(error))
+            log.info(Unavailable.scorer, during="evaluation", model=model, error=str(error))
             return "", []
         return found.reward_model, [score.value for score in found.scores]
 
