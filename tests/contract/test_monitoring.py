@@ -190,6 +190,14 @@ def test_panels_do_not_overlap_and_say_what_they_show(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(BOARDS))
+def test_a_zero_in_place_of_no_series_has_a_name_in_the_legend(name: str) -> None:
+    for panel in generate.dashboard(name)["panels"]:
+        for target in panel["targets"]:
+            nameless = "or vector(" in target["expr"] and "{{" in target["legendFormat"]
+            assert not nameless, f"{panel['title']}: give it one by label_replace(vector(0), …)"
+
+
+@pytest.mark.parametrize("name", sorted(BOARDS))
 def test_the_data_source_is_a_variable(name: str) -> None:
     model = generate.dashboard(name)
     (variable,) = model["templating"]["list"]

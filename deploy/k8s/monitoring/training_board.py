@@ -50,7 +50,11 @@ TRAINING = (
         "Refused by the gate",
         "Failed checks of refused candidates, since the service's start.",
         "short",
-        ("sum by (check) (ratchet_training_checks_failed_total) or vector(0)", "{{check}}"),
+        (
+            "sum by (check) (ratchet_training_checks_failed_total)"
+            ' or label_replace(vector(0), "check", "none", "", "")',
+            "{{check}}",
+        ),
     ),
     panel(
         "Last candidate: drift",
