@@ -15,9 +15,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.training_stages import ML_PYTHON, ROOT, demonstration, run, starter, train, write
+from benchmarks.learning_votes import turns
+from benchmarks.training_stages import ROOT, demonstration, sample_answers, starter, train, write
 from deploy.starter import corpus
-from shared.contracts.recipes import RewardHyperparameters
 
 FOLDER = ROOT / ".run/generation"
 COUNTS = (32, 256, 1024)
@@ -51,25 +51,9 @@ def trained(folder: Path) -> str:
 
 def seconds(folder: Path, adapter: str, writer: str, count: int) -> float:
     """How long so many answers take."""
-    folder.mkdir(parents=True, exist_ok=True)
     asked = random.Random(count).choices(corpus.prompts_of("eval"), k=count)
-    turns = [{"messages": [{"role": "user", "content": one.text}]} for one in asked]
-    write(folder / "prompts.jsonl", turns)
-    job = {
-        "stages": [],
-        "base": starter()["model"],
-        "parent_adapter": adapter,
-        "data": "",
-        "judge": "",
-        "reward": RewardHyperparameters().model_dump(mode="json"),
-        "evaluation": {},
-        "generation": {"engine": writer},
-        "seed": 1,
-        "threads": 1,
-    }
-    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
     began = time.monotonic()
-    run([str(ML_PYTHON), "-m", "benchmarks.answer_sampling", str(folder)])
+    sample_answers(folder, adapter, turns(asked), generation={"engine": writer}, seed=1, threads=1)
     return time.monotonic() - began
 
 

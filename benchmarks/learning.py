@@ -75,10 +75,9 @@ from benchmarks.learning_votes import (
     turns,
     votes,
 )
-from benchmarks.training_stages import ML_PYTHON, ROOT, read, run, starter, write
+from benchmarks.training_stages import ROOT, read, sample_answers, starter, write
 from deploy.starter import corpus
 from shared.contracts.events.training import TrainingMethod, TrainingRequested
-from shared.contracts.recipes import RewardHyperparameters
 from shared.intervals import TWO_SIDED_95, wilson
 
 FOLDER = ROOT / ".run/learning"
@@ -328,20 +327,7 @@ def answers_of(
     """What an adapter answers, one answer a prompt, with the limits of the evaluation."""
     path = folder / "answers.jsonl"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write(folder / "prompts.jsonl", turns(prompts))
-        job = {
-            "stages": [],
-            "base": starter()["model"],
-            "parent_adapter": adapter,
-            "data": "",
-            "judge": "",
-            "reward": RewardHyperparameters().model_dump(mode="json"),
-            "evaluation": {},
-            "seed": seed,
-        }
-        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        run([str(ML_PYTHON), "-m", "benchmarks.answer_sampling", str(folder)])
+        sample_answers(folder, adapter, turns(prompts), seed=seed)
     return [SaidAnswer(row["answer"], row["cut"]) for row in read(path)]
 
 

@@ -69,19 +69,39 @@ def train(
     return {path.stem: json.loads(path.read_bytes()) for path in written}
 
 
+def sample_answers(
+    folder: Path, adapter: str, prompts: Iterable[dict[str, Any]], **job: Any
+) -> None:
+    """Write `answers.jsonl`: what an adapter of the starter model answers, one answer a prompt.
+
+    Args:
+        folder: Of the prompts and the answers.
+        adapter: Folder of the adapter.
+        prompts: `{"messages"}` each.
+        job: Further fields of the trainer's job.
+
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / "prompts.jsonl", prompts)
+    _write_job(folder, {"stages": [], "parent_adapter": adapter, "data": "", **job})
+    run([str(ML_PYTHON), "-m", "benchmarks.answer_sampling", str(folder)])
+
+
 def _run_stages(folder: Path, method: str, stages: Sequence[str], job: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    _write_job(folder, {**job, "method": method, "stages": stages})
+    run([str(ML_PYTHON), "-m", "services.training.trainers.run", str(folder), str(os.getpid())])
+
+
+def _write_job(folder: Path, job: Mapping[str, Any]) -> None:
     settings = {
         "judge": "",
         "reward": RewardHyperparameters().model_dump(mode="json"),
         "evaluation": {},
         **job,
         "base": job.get("base") or starter()["model"],
-        "method": method,
-        "stages": stages,
     }
     (folder / "job.json").write_text(json.dumps(settings), encoding="utf-8")
-    run([str(ML_PYTHON), "-m", "services.training.trainers.run", str(folder), str(os.getpid())])
 
 
 def run(command: list[str], *, capture: bool = False) -> str:
