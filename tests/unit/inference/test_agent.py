@@ -77,6 +77,15 @@ class AgentHarness:
         self.base = folder / "base"
         self.agent = self.build()
 
+    def make_base(self) -> None:
+        """The engine's base, with files of its own."""
+        self.base.mkdir()
+        (self.base / "model.safetensors").write_bytes(b"w")
+
+    def base_sha256(self) -> str:
+        """What the base's files are known by."""
+        return identify_base(str(self.base), self.folder / "hashes.json").sha256
+
     def build(self) -> Agent:
         """A new agent, as after a restart of the service."""
         client = EngineClient(self.session, self.fake.url)
@@ -200,9 +209,8 @@ async def test_settings_without_an_adapter_are_ready_where_the_engine_lists_thei
 
 
 async def test_settings_of_another_base_are_elsewhere(harness: AgentHarness) -> None:
-    harness.base.mkdir()
-    (harness.base / "model.safetensors").write_bytes(b"w")
-    here = identify_base(str(harness.base), harness.folder / "hashes.json").sha256
+    harness.make_base()
+    here = harness.base_sha256()
     add_settings(harness.registry, "polite", model="m", base="base", base_sha256=here)
     add_settings(harness.registry, "moved", model="m", base="base", base_sha256="a" * 64)
     harness.put("polite", Lifecycle.stable)
@@ -247,9 +255,8 @@ async def test_refused_candidate_leaves_the_replica_ready(harness: AgentHarness)
 async def test_an_adapter_of_another_base_is_never_loaded(
     harness: AgentHarness,
 ) -> None:
-    harness.base.mkdir()
-    (harness.base / "model.safetensors").write_bytes(b"w")
-    here = identify_base(str(harness.base), harness.folder / "hashes.json").sha256
+    harness.make_base()
+    here = harness.base_sha256()
     harness.register("v1", recorded=-1.0, base_sha256=here)
     harness.register("v2", recorded=-3.0, base_sha256="a" * 64)
     harness.register("older", recorded=-5.0)
@@ -271,9 +278,8 @@ async def test_beside_engines_of_the_stable_versions_base_one_of_another_serves_
     harness: AgentHarness,
 ) -> None:
     """A rollout over two bases: each engine is ready by what is of its base, and by nothing else."""
-    harness.base.mkdir()
-    (harness.base / "model.safetensors").write_bytes(b"w")
-    here = identify_base(str(harness.base), harness.folder / "hashes.json").sha256
+    harness.make_base()
+    here = harness.base_sha256()
     for number in range(4):
         harness.register(f"old-{number}", recorded=-1.0, base_sha256="a" * 64, model=f"m{number}")
         harness.put(f"old-{number}", Lifecycle.stable, model=f"m{number}")
@@ -298,9 +304,8 @@ async def test_the_base_that_batch_workers_group_by_is_known_with_a_version_to_s
     harness: AgentHarness,
 ) -> None:
     """By its files, too: agents that share it must find the same versions elsewhere."""
-    harness.base.mkdir()
-    (harness.base / "model.safetensors").write_bytes(b"w")
-    here = identify_base(str(harness.base), harness.folder / "hashes.json").sha256
+    harness.make_base()
+    here = harness.base_sha256()
     asked = asyncio.ensure_future(harness.agent.base_other_than(""))
     await harness.settle()
     assert not asked.done(), "nothing is to be served yet"
@@ -317,9 +322,8 @@ async def test_the_base_that_batch_workers_group_by_is_known_with_a_version_to_s
 async def test_an_engine_of_the_old_base_stays_ready_as_the_way_back(
     harness: AgentHarness,
 ) -> None:
-    harness.base.mkdir()
-    (harness.base / "model.safetensors").write_bytes(b"w")
-    here = identify_base(str(harness.base), harness.folder / "hashes.json").sha256
+    harness.make_base()
+    here = harness.base_sha256()
     harness.register("old", recorded=-1.0, base_sha256=here)
     harness.register("new", recorded=-3.0, base_sha256="a" * 64)
     harness.put("old", Lifecycle.stable)
@@ -336,8 +340,7 @@ async def test_an_engine_of_the_old_base_stays_ready_as_the_way_back(
 async def test_hashing_a_large_base_counts_as_movement(
     harness: AgentHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    harness.base.mkdir()
-    (harness.base / "model.safetensors").write_bytes(b"w")
+    harness.make_base()
     harness.register("v1", recorded=-1.0)
     harness.put("v1", Lifecycle.stable)
     idle: list[float] = []
@@ -362,8 +365,7 @@ async def test_a_base_that_could_not_be_read_is_read_again(
     await harness.settle()
     assert harness.state("v1") is AdapterState.ready
     monkeypatch.undo()
-    harness.base.mkdir()
-    (harness.base / "model.safetensors").write_bytes(b"w")
+    harness.make_base()
     harness.register("v2", recorded=-3.0, base_sha256="a" * 64)
     harness.put("v2", Lifecycle.canary)
     await harness.settle()
