@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from aiokafka import TopicPartition
 from faust.transport.drivers.aiokafka import Consumer
 from faust.types import TP
 
 from services.aggregator.codec import SourceRecord
+from shared.kafka.lag import read_position
 
 Fetched: TypeAlias = Mapping[Any, Sequence[SourceRecord]]
 """(topic, partition) -> its records in the order of their offsets."""
@@ -49,8 +51,7 @@ class SourceConsumer(Consumer):
         Raises:
             AssertionError, AttributeError: none, as while the group assigns.
         """
-        subscription: Any = self._thread._ensure_consumer()._subscription.subscription
-        return subscription.assignment.state_value(place).position
+        return read_position(self._thread._ensure_consumer(), TopicPartition(*place))
 
     def acknowledge(self, partition: int, offsets: Mapping[str, int]) -> None:
         """Commit soon that events of each topic are counted up to these offsets."""

@@ -23,6 +23,7 @@ from shared.contracts.events.dead_letters import DeadLetterReason
 from shared.kafka.crash_marker import CrashMarker, MarkedPlace
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import UnreadableRecord, decode
+from shared.kafka.lag import read_position
 from shared.kafka.log import LogUnavailable, Record, RecordRefused
 from shared.kafka.security import KafkaConnection, stop_consumer
 from shared.kafka.tail import as_record
@@ -124,7 +125,7 @@ class ConsumerLoop:
             # Revoked meanwhile, or without a position yet.
             with contextlib.suppress(AssertionError, AttributeError, IllegalStateError):
                 end = consumer.highwater(partition)
-                at = self._in_hand.get(partition, _position(consumer, partition))
+                at = self._in_hand.get(partition, read_position(consumer, partition))
                 if end is not None:
                     found[self._group, partition.topic] += max(0, end - at)
         return dict(found)
@@ -391,17 +392,6 @@ class ConsumerLoop:
             await self._handler(decode(headers, opened.value, self._models), opened)
         except (UnreadableRecord, Reject) as error:
             await self._dead_letters.put(record, error.reason, error.detail)
-
-
-def _position(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int:
-    """The offset that a consumer hands out next, without waiting for one.
-
-    Raises:
-        AssertionError, AttributeError: none, as while the group assigns.
-
-    """
-    subscription = consumer._subscription.subscription
-    return subscription.assignment.state_value(partition).position
 
 
 async def batch_end(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int:

@@ -3,10 +3,13 @@
 A member that is gone tells nothing: `ratchet doctor` asks the brokers, who know of every group.
 """
 
+# pyright: basic, reportMissingTypeStubs=false
+# aiokafka has no types.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -28,3 +31,15 @@ class ConsumerLag(Collector):
         for place, records in self._behind().items():
             lag.add_metric(place, max(0, records))
         yield lag
+
+
+def read_position(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int:
+    """The offset that a consumer hands out next, without waiting for one.
+
+    Raises:
+        AssertionError, AttributeError: none, as while the group assigns.
+
+    """
+    # aiokafka's own `position` waits until there is one.
+    subscription = consumer._subscription.subscription
+    return subscription.assignment.state_value(partition).position

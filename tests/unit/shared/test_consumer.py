@@ -297,7 +297,7 @@ async def test_the_lag_is_what_is_not_handled_of_the_partitions_assigned(
     lags: list[dict[str, float]] = []
     brokers = Assigned(message(7, "a"), message(8, "b"), stop=stop)
     monkeypatch.setattr(consumer, "AIOKafkaConsumer", brokers)
-    monkeypatch.setattr(consumer, "_position", position)
+    monkeypatch.setattr(consumer, "read_position", position)
 
     async def handle(event: Event, record: Record) -> None:
         lags.append(samples())
